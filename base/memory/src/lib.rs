@@ -1,0 +1,15 @@
+//! Guest RAM: one memfd, one mapping, typed addresses, dirty and code-page tracking.
+//!
+//! Invariants: the only mapping of guest RAM in the process; every access is bounds-checked;
+//! concurrent access by vCPU threads and devices is expected, so plain loads and stores are single
+//! machine instructions and read-modify-writes are atomic.
+
+mod access;
+mod mapping;
+mod memory;
+mod tracking;
+
+pub use access::Scalar;
+pub use memory::{GuestMemory, MemoryError, RamOffset, Region};
+pub use tracking::PageBitmap;
+pub use x86::addr::{GuestPhys, GuestVirt, PAGE_SIZE};

@@ -1,0 +1,1 @@
+//! Tiny bare-metal test guests with their expected outputs.

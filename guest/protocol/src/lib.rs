@@ -1,0 +1,1 @@
+//! The framed messages between guest init and host control.

@@ -1,0 +1,1 @@
+//! Register models of the PC's legacy devices.

@@ -1,0 +1,1 @@
+//! ACPI, SMBIOS, E820, boot protocols, kernel unpacking: bytes in, bytes out.

@@ -1,0 +1,1 @@
+//! The PC: memory map, buses, IRQ wiring, vCPU threads, lifecycle.

@@ -1,0 +1,2 @@
+//! The binary `roof`.
+fn main() {}

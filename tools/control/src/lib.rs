@@ -1,0 +1,1 @@
+//! The facade: VMs as plain commands, events and view-models.

@@ -1,0 +1,1 @@
+//! Tiny guests run on every engine; their final states and I/O traces compared.

@@ -1,0 +1,1 @@
+//! The engine traits over Linux's /dev/kvm.

@@ -1,0 +1,1 @@
+//! The software CPU: block cache, TLB, host SIMD, vCPU run loop.
