@@ -1,0 +1,1 @@
+//! What instructions do: one file per group of handlers.

@@ -1,0 +1,12 @@
+//! Lowering of general-purpose instructions.
+
+use iced_x86::Instruction;
+
+use super::CodeSize;
+use crate::bus::Bus;
+use crate::op::{Handler, Op};
+
+/// Names the handler of a general-purpose instruction.
+pub fn lower<B: Bus>(_: &Instruction, _: CodeSize, _: &mut Op<B>) -> Option<Handler<B>> {
+    None
+}
