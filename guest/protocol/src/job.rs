@@ -1,0 +1,238 @@
+//! The job file: what init shall do, written by the host into the initramfs.
+//!
+//! ```text
+//!   "ONEROOF\n"  version u16  flags u8  rows u16  columns u16
+//!   hostname  cwd  argv[]  env[]  modules[]: trigger u8, path
+//! ```
+//! Strings are a u32 length and bytes, lists a u32 count and items, integers little-endian.
+//! Invariant: `Job::decode(job.encode()) == job`, and no input makes `decode` allocate more than
+//! its own length.
+
+use thiserror::Error;
+
+use crate::VERSION;
+
+const MAGIC: &[u8; 8] = b"ONEROOF\n";
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters per line.
+    pub columns: u16,
+}
+
+impl Default for WindowSize {
+    fn default() -> Self {
+        Self { rows: 24, columns: 80 }
+    }
+}
+
+/// When init loads a kernel module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleTrigger {
+    /// At every boot.
+    Always,
+    /// When the machine has a virtio PCI device (vendor 0x1AF4).
+    VirtioDevice,
+}
+
+/// A kernel module in the initramfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// When to load it.
+    pub trigger: ModuleTrigger,
+    /// Its path, uncompressed.
+    pub path: Vec<u8>,
+}
+
+/// What init shall do. Strings are bytes, as Linux has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// Gives the command a terminal of its own, with job control; otherwise three pipes.
+    pub terminal: bool,
+    /// The terminal's first size.
+    pub window: WindowSize,
+    /// The guest's host name.
+    pub hostname: Vec<u8>,
+    /// Where the command starts.
+    pub cwd: Vec<u8>,
+    /// The command: a path or a name to look for in `PATH`, and its arguments.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value` each.
+    pub env: Vec<Vec<u8>>,
+    /// Kernel modules in loading order.
+    pub modules: Vec<Module>,
+}
+
+/// Why bytes are no job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum JobError {
+    /// The magic is missing.
+    #[error("not a job file")]
+    Magic,
+    /// Another version of this crate wrote it.
+    #[error("the job is of protocol version {0}, this is {VERSION}")]
+    Version(u16),
+    /// It ends early, or a field has an impossible value.
+    #[error("the job file is damaged at byte {0}")]
+    Damaged(usize),
+}
+
+impl Job {
+    /// The job as a file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.push(u8::from(self.terminal));
+        out.extend_from_slice(&self.window.rows.to_le_bytes());
+        out.extend_from_slice(&self.window.columns.to_le_bytes());
+        put_string(&mut out, &self.hostname);
+        put_string(&mut out, &self.cwd);
+        for list in [&self.argv, &self.env] {
+            out.extend_from_slice(&(list.len() as u32).to_le_bytes());
+            for item in list {
+                put_string(&mut out, item);
+            }
+        }
+        out.extend_from_slice(&(self.modules.len() as u32).to_le_bytes());
+        for module in &self.modules {
+            out.push(match module.trigger {
+                ModuleTrigger::Always => 0,
+                ModuleTrigger::VirtioDevice => 1,
+            });
+            put_string(&mut out, &module.path);
+        }
+        out
+    }
+
+    /// The job in a file.
+    pub fn decode(bytes: &[u8]) -> Result<Self, JobError> {
+        let mut reader = Reader { bytes, at: 0 };
+        if reader.take(MAGIC.len()).ok() != Some(MAGIC.as_slice()) {
+            return Err(JobError::Magic);
+        }
+        let version = reader.u16()?;
+        if version != VERSION {
+            return Err(JobError::Version(version));
+        }
+        let terminal = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(reader.damaged()),
+        };
+        let window = WindowSize { rows: reader.u16()?, columns: reader.u16()? };
+        let hostname = reader.string()?;
+        let cwd = reader.string()?;
+        let argv = reader.list(Reader::string)?;
+        let env = reader.list(Reader::string)?;
+        let modules = reader.list(Reader::module)?;
+        if reader.at != bytes.len() {
+            return Err(reader.damaged());
+        }
+        Ok(Self { terminal, window, hostname, cwd, argv, env, modules })
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, string: &[u8]) {
+    out.extend_from_slice(&(string.len() as u32).to_le_bytes());
+    out.extend_from_slice(string);
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn damaged(&self) -> JobError {
+        JobError::Damaged(self.at)
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], JobError> {
+        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or(self.damaged())?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, JobError> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, JobError> {
+        let bytes = self.take(2)?;
+        Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn u32(&mut self) -> Result<usize, JobError> {
+        let bytes = self.take(4)?;
+        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+    }
+
+    fn string(&mut self) -> Result<Vec<u8>, JobError> {
+        let length = self.u32()?;
+        Ok(self.take(length)?.to_vec())
+    }
+
+    fn list<T>(&mut self, item: fn(&mut Self) -> Result<T, JobError>) -> Result<Vec<T>, JobError> {
+        let count = self.u32()?;
+        let mut items = Vec::new(); // grows only as items are found
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    fn module(&mut self) -> Result<Module, JobError> {
+        let trigger = match self.u8()? {
+            0 => ModuleTrigger::Always,
+            1 => ModuleTrigger::VirtioDevice,
+            _ => return Err(self.damaged()),
+        };
+        Ok(Module { trigger, path: self.string()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job {
+            terminal: true,
+            window: WindowSize { rows: 50, columns: 132 },
+            hostname: b"oneroof".to_vec(),
+            cwd: b"/root".to_vec(),
+            argv: vec![b"sh".to_vec(), b"-c".to_vec(), b"exit 7".to_vec()],
+            env: vec![b"TERM=xterm".to_vec()],
+            modules: vec![Module {
+                trigger: ModuleTrigger::VirtioDevice,
+                path: b"/m/a.ko".to_vec(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_job_comes_back() {
+        assert_eq!(Job::decode(&job().encode()), Ok(job()));
+        assert_eq!(Job::decode(&Job::default().encode()), Ok(Job::default()));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_job_is_refused() {
+        let bytes = job().encode();
+        for length in 0..bytes.len() {
+            assert!(Job::decode(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert_eq!(Job::decode(&longer), Err(JobError::Damaged(bytes.len())));
+        let mut newer = bytes;
+        newer[8] = 9;
+        assert_eq!(Job::decode(&newer), Err(JobError::Version(9)));
+        assert_eq!(Job::decode(b"hello, world"), Err(JobError::Magic));
+    }
+}
