@@ -125,6 +125,9 @@ pub trait Translation {
     fn set_context(&mut self, context: Context);
     /// Drops cached translations.
     fn flush(&mut self, what: Flush);
+    /// PAE paging without long mode: whether the four PDPTEs at this CR3 may be loaded (no reserved
+    /// bit set in a present one). Called before CR3 and the mode change; `false` raises #GP(0).
+    fn pdptes_valid(&mut self, cr3: u64) -> bool;
     /// DR0-3 and DR7 changed.
     fn set_watchpoints(&mut self, dr: [u64; 4], dr7: u64);
     /// Data and I/O breakpoints hit (DR6 bits 3:0) since last asked, under `Context::watch`.

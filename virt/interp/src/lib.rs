@@ -18,6 +18,9 @@ pub mod flags;
 pub mod lower;
 pub mod op;
 pub mod operand;
+#[cfg(test)]
+#[allow(dead_code, reason = "each group's tests use a part")]
+mod testing;
 pub mod vector;
 pub mod width;
 
