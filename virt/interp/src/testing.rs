@@ -9,11 +9,12 @@ extern crate std;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
+use iced_x86::Instruction;
 use iced_x86::code_asm::CodeAssembler;
 use x86::cpuid::{CpuidEntry, CpuidResult};
 use x86::exception::pf;
 use x86::segment::attr;
-use x86::{CpuState, Cr0, Cr4, Efer, Exception, Reg, Segment, Vector};
+use x86::{CpuState, Cr0, Cr4, Efer, Exception, Reg, Segment, Vector, XsaveArea};
 
 use crate::bus::{
     Access, Bus, Context, Flush, LinearMemory, Platform, PortIo, StringAssist, Translation,
@@ -21,7 +22,7 @@ use crate::bus::{
 use crate::cpu::{Cpu, Stop};
 use crate::lower::{CodeSize, decode};
 use crate::op::slot;
-use crate::vector::VectorUnit;
+use crate::vector::{Exchange, VectorHandle, VectorUnit};
 use crate::width::Width;
 
 /// Bytes of memory.
@@ -344,7 +345,16 @@ impl Platform for FlatBus {
     }
 }
 
-impl VectorUnit for FlatBus {}
+/// Everything is announced, nothing can be computed: moves and state work, arithmetic is #UD.
+impl VectorUnit for FlatBus {
+    fn supports(&self, _: &Instruction) -> bool {
+        true
+    }
+    fn prepare(&mut self, _: &Instruction) -> Option<VectorHandle> {
+        None
+    }
+    fn execute(&mut self, _: VectorHandle, _: &mut XsaveArea, _: &mut Exchange) {}
+}
 
 impl Bus for FlatBus {}
 
