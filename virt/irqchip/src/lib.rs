@@ -15,9 +15,11 @@ pub mod ipi;
 pub mod lapic;
 pub mod msi;
 pub mod pic;
+pub mod pit;
 
 pub use ioapic::{IoApic, IoApicV1};
 pub use ipi::{BROADCAST, DeliveryMode, DestinationMode, Ipi, Shorthand, Trigger};
 pub use lapic::{Accepted, Deadline, Effect, Identity, Lapic, Lint, LocalEvent, Mode, Now};
 pub use msi::Msi;
 pub use pic::{Pic, PicChipV1, PicV1};
+pub use pit::{Pit, PitChannelV1, PitV1};
