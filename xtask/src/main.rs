@@ -1,9 +1,12 @@
 //! The project's own chores: `cargo xtask {ci, tidy, test, bench, kut}`.
 #![forbid(unsafe_code)]
 
+mod cargo;
+mod kut;
 mod tidy;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -19,6 +22,23 @@ struct Arguments {
 enum Chore {
     /// Checks the house rules: arrows, unsafe fence, file heads, licences
     Tidy,
+    /// Runs a built checkout of kvm-unit-tests on soft and on QEMU TCG, side by side
+    Kut {
+        /// The checkout, after ./configure && make
+        folder: PathBuf,
+        /// Only these entries
+        #[arg(long)]
+        only: Vec<String>,
+        /// Seconds for each entry on each machine
+        #[arg(long, default_value_t = 60)]
+        timeout: u64,
+        /// Entries at a time
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Write the table there, as Markdown
+        #[arg(long)]
+        write: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -26,6 +46,11 @@ fn main() -> Result<()> {
     let root = workspace_root();
     match arguments.chore {
         Chore::Tidy => tidy::run(&root),
+        Chore::Kut { folder, only, timeout, jobs, write } => {
+            let roof = cargo::build_roof(&root)?;
+            let timeout = Duration::from_secs(timeout);
+            kut::run(&roof, &kut::Options { folder, only, timeout, write, jobs })
+        }
     }
 }
 

@@ -1,0 +1,193 @@
+//! `cargo xtask kut DIR`: kvm-unit-tests on the software CPU beside QEMU TCG, one table.
+//!
+//! DIR is a built checkout of the public kvm-unit-tests (`./configure && make`); nothing of it
+//! lives here. Every x86-64 entry of x86/unittests.cfg runs on both, in the same call.
+
+mod config;
+mod table;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use config::Entry;
+pub(crate) use table::Row;
+
+/// How one entry ended on one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Fail,
+    Skip,
+    Timeout,
+    /// The machine could not run it: no such device, engine failure.
+    Broken,
+}
+
+impl Verdict {
+    /// From the debug-exit status (value << 1 | 1): 0 passed, 77 skipped (kvm-unit-tests,
+    /// lib/x86/io.c and lib/report.c).
+    fn from_status(status: Option<i32>) -> Self {
+        match status {
+            Some(1) => Self::Pass,
+            Some(155) => Self::Skip,
+            Some(125) | None => Self::Broken,
+            Some(124) => Self::Timeout,
+            Some(_) => Self::Fail,
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "FAIL",
+            Self::Skip => "skip",
+            Self::Timeout => "TIMEOUT",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// What to run.
+pub(crate) struct Options {
+    pub(crate) folder: PathBuf,
+    pub(crate) only: Vec<String>,
+    pub(crate) timeout: Duration,
+    pub(crate) write: Option<PathBuf>,
+    pub(crate) jobs: usize,
+}
+
+/// Runs the table; fails if something that TCG passes does not pass here.
+pub(crate) fn run(roof: &Path, options: &Options) -> Result<()> {
+    let text = std::fs::read_to_string(options.folder.join("x86/unittests.cfg"))
+        .context("no x86/unittests.cfg in that folder: is it a checkout of kvm-unit-tests?")?;
+    let entries: Vec<Entry> = config::parse(&text)
+        .into_iter()
+        .filter(|entry| {
+            options.only.is_empty() || options.only.iter().any(|name| *name == entry.name)
+        })
+        .collect();
+    if entries.is_empty() {
+        bail!("no entry of that name");
+    }
+    let rows = Mutex::new(Vec::new());
+    let queue = Mutex::new(entries.iter().enumerate());
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let Some((index, entry)) = queue.lock().expect("no panics").next() else {
+                        break;
+                    };
+                    let row = compare(roof, options, entry);
+                    eprintln!("{}", row.line());
+                    rows.lock().expect("no panics").push((index, row));
+                }
+            });
+        }
+    });
+    let mut rows = rows.into_inner().expect("no panics");
+    rows.sort_by_key(|(index, _)| *index);
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+    if let Some(path) = &options.write {
+        std::fs::write(path, table::document(&rows)).with_context(|| path.display().to_string())?;
+    }
+    let lost: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.tcg == Verdict::Pass && row.soft != Verdict::Pass)
+        .map(|row| row.name.as_str())
+        .collect();
+    println!("{}", table::totals(&rows));
+    if !lost.is_empty() {
+        bail!("TCG passes, soft does not: {}", lost.join(", "));
+    }
+    Ok(())
+}
+
+fn compare(roof: &Path, options: &Options, entry: &Entry) -> Row {
+    let flat = options.folder.join("x86").join(&entry.file);
+    if entry.arch.as_deref().is_some_and(|arch| arch != "x86_64") || !flat.exists() {
+        return Row::absent(entry, "not an x86-64 flat");
+    }
+    let (tcg, _) = timed(qemu(&flat, entry), options.timeout);
+    let (soft, output) = timed(ours(roof, &flat, entry), options.timeout);
+    Row { name: entry.name.clone(), tcg, soft, remark: remark(soft, &output) }
+}
+
+fn qemu(flat: &Path, entry: &Entry) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["--no-reboot", "-nodefaults", "-device", "pc-testdev", "-device"]);
+    command.args(["isa-debug-exit,iobase=0xf4,iosize=0x4", "-display", "none", "-serial", "stdio"]);
+    command.args(["-device", "pci-testdev", "-machine", "accel=tcg", "-kernel"]).arg(flat);
+    command.arg("-smp").arg(entry.smp.to_string());
+    if !entry.arguments.is_empty() {
+        command.arg("-append").arg(&entry.arguments);
+    }
+    command.args(&entry.qemu);
+    command
+}
+
+fn ours(roof: &Path, flat: &Path, entry: &Entry) -> Command {
+    let mut command = Command::new(roof);
+    command.arg("run").arg(flat).args(["--engine", "soft", "--test-devices", "-q", "-c"]);
+    command.arg(entry.smp.to_string()).args(["-m", entry.memory().as_str()]);
+    if !entry.arguments.is_empty() {
+        command.arg("-p").arg(&entry.arguments);
+    }
+    command
+}
+
+/// Runs to the end or the time-out; the verdict and the end of what was printed.
+fn timed(mut command: Command, timeout: Duration) -> (Verdict, String) {
+    let spawned =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = spawned else { return (Verdict::Broken, String::new()) };
+    let mut pipes: [Box<dyn Read + Send>; 2] = [
+        Box::new(child.stdout.take().expect("piped")),
+        Box::new(child.stderr.take().expect("piped")),
+    ];
+    let output = Mutex::new(String::new());
+    let started = Instant::now();
+    let verdict = std::thread::scope(|scope| {
+        for pipe in &mut pipes {
+            scope.spawn(|| {
+                let mut bytes = Vec::new();
+                // A broken pipe ends the output, no more.
+                let _ = pipe.take(4 << 20).read_to_end(&mut bytes);
+                output.lock().expect("no panics").push_str(&String::from_utf8_lossy(&bytes));
+            });
+        }
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return Verdict::from_status(status.code()),
+                Ok(None) if started.elapsed() > timeout => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Verdict::Timeout;
+                }
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) => return Verdict::Broken,
+            }
+        }
+    });
+    (verdict, output.into_inner().expect("no panics"))
+}
+
+/// What the output says of a result that is no pass.
+fn remark(verdict: Verdict, output: &str) -> String {
+    let failures: Vec<&str> =
+        output.lines().filter(|line| line.starts_with("FAIL")).map(str::trim).collect();
+    let skip = output.lines().rev().find(|line| line.contains("SKIP") || line.contains("skip"));
+    let last = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let text = match verdict {
+        Verdict::Pass => return String::new(),
+        Verdict::Skip => skip.unwrap_or(last).to_owned(),
+        _ if failures.is_empty() => last.to_owned(),
+        _ => format!("{} checks, first: {}", failures.len(), failures[0]),
+    };
+    text.chars().filter(|c| *c != '|').take(120).collect()
+}
