@@ -1,1 +1,3 @@
 //! What instructions do: one file per group of handlers.
+
+pub mod system;

@@ -50,7 +50,7 @@ pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>
     let mut op = plain(undefined::<B>, instruction.len(), size);
     fill(&instruction, size, &mut op);
     let handler = integer::lower(&instruction, size, &mut op)
-        .or_else(|| system::lower(&instruction, size, &mut op))
+        .or_else(|| system::lower(&instruction, size, &mut op, bus))
         .or_else(|| vector::lower(&instruction, &window[..instruction.len()], size, &mut op, bus));
     op.run = handler.unwrap_or(undefined::<B>);
     if op.run as usize == undefined::<B> as Handler<B> as usize {
