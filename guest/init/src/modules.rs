@@ -1,0 +1,47 @@
+//! Kernel modules, in the order the host resolved: finit_module and nothing else.
+//!
+//! Invariant: files are uncompressed (the host saw to it), and a module that is already there is
+//! no trouble.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use protocol::{Module, ModuleTrigger};
+use rustix::io::Errno;
+
+/// The PCI vendor of every virtio device (virtio 1.3, 4.1.2).
+const VIRTIO_VENDOR: &str = "0x1af4";
+
+/// Loads what this machine needs; gives what went wrong.
+pub(crate) fn load(modules: &[Module]) -> Vec<String> {
+    if modules.is_empty() {
+        return Vec::new();
+    }
+    let virtio = has_pci_vendor(VIRTIO_VENDOR);
+    let wanted = modules.iter().filter(|module| match module.trigger {
+        ModuleTrigger::Always => true,
+        ModuleTrigger::VirtioDevice => virtio,
+    });
+    wanted.filter_map(|module| load_one(module).err()).collect()
+}
+
+fn load_one(module: &Module) -> Result<(), String> {
+    let path = Path::new(OsStr::from_bytes(&module.path));
+    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    match rustix::system::finit_module(&file, c"", 0) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(format!("cannot load {}: {error}", path.display())),
+    }
+}
+
+fn has_pci_vendor(vendor: &str) -> bool {
+    let Ok(devices) = std::fs::read_dir("/sys/bus/pci/devices") else {
+        return false;
+    };
+    devices.flatten().any(|device| {
+        std::fs::read_to_string(device.path().join("vendor"))
+            .is_ok_and(|found| found.trim() == vendor)
+    })
+}
