@@ -67,9 +67,7 @@ pub(crate) fn run(roof: &Path, options: &Options) -> Result<()> {
         .context("no x86/unittests.cfg in that folder: is it a checkout of kvm-unit-tests?")?;
     let entries: Vec<Entry> = config::parse(&text)
         .into_iter()
-        .filter(|entry| {
-            options.only.is_empty() || options.only.iter().any(|name| *name == entry.name)
-        })
+        .filter(|entry| options.only.is_empty() || options.only.contains(&entry.name))
         .collect();
     if entries.is_empty() {
         bail!("no entry of that name");
