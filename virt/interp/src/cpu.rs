@@ -71,6 +71,9 @@ pub struct Cpu<B: Bus> {
     pub cpl: u8,
     /// Why the last handler returned `Err`.
     pub stop: Stop,
+    /// TF was set when the instruction began (set by the run loop); cleared by what swallows the
+    /// step (events, SYSCALL with TF masked), taken by [`Cpu::debug_trap`].
+    pub stepping: bool,
     /// The world.
     pub bus: B,
 }
@@ -85,6 +88,7 @@ impl<B: Bus> Cpu<B> {
             mode: Mode::Real,
             cpl: 0,
             stop: Stop::None,
+            stepping: false,
             bus,
         };
         cpu.load_working_registers();
@@ -95,6 +99,7 @@ impl<B: Bus> Cpu<B> {
     pub fn import(&mut self, state: &CpuState) {
         self.state = state.clone();
         self.stop = Stop::None;
+        self.stepping = false;
         self.load_working_registers();
     }
 

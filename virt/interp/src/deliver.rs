@@ -145,6 +145,7 @@ impl<B: Bus> Cpu<B> {
         } else {
             self.deliver_protected(event)?;
         }
+        self.stepping = false;
         self.state.sti_shadow = false;
         self.state.mov_ss_shadow = false;
         self.state.activity = Activity::Running;
@@ -210,6 +211,7 @@ impl<B: Bus> Cpu<B> {
             let image = image | if virtual_if { Flags::IF.bits() } else { 0 };
             self.enter_vector(entry, image as u16, Flags::VIF)?;
         }
+        self.stepping = false;
         Ok(true)
     }
 

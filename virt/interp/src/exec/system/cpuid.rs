@@ -50,6 +50,8 @@ impl Feature {
     pub const RDTSCP: Self = Self(0x8000_0001, 0, 3, 27);
     pub const LONG_MODE: Self = Self(0x8000_0001, 0, 3, 29);
     pub const SYSCALL: Self = Self(0x8000_0001, 0, 3, 11);
+    pub const TCE: Self = Self(0x8000_0001, 0, 2, 17);
+    pub const AUTOMATIC_IBRS: Self = Self(0x8000_0021, 0, 0, 8);
     pub const AMD_IBPB: Self = Self(0x8000_0008, 0, 1, 12);
     pub const AMD_IBRS: Self = Self(0x8000_0008, 0, 1, 14);
     pub const AMD_STIBP: Self = Self(0x8000_0008, 0, 1, 15);
@@ -128,7 +130,8 @@ impl<B: Bus> Cpu<B> {
             let leaf = self.bus.cpuid(0xd, component);
             if compacted {
                 // ECX bit 1: aligned to 64 bytes.
-                end = if leaf.ecx & 2 != 0 { (end + 63) & !63 } else { end } + leaf.eax;
+                let start = if leaf.ecx & 2 != 0 { end.saturating_add(63) & !63 } else { end };
+                end = start.saturating_add(leaf.eax);
             } else {
                 end = end.max(leaf.ebx.saturating_add(leaf.eax));
             }

@@ -95,9 +95,12 @@ impl<B: Bus> Cpu<B> {
             .fold(0, |hits, b| hits | 1 << b.0)
     }
 
-    /// The #DB that follows an instruction: single step if TF was set when it began, and data
-    /// breakpoints. MOV SS and POP SS suppress the step and delay the rest by one instruction.
-    pub fn debug_trap(&mut self, stepping: bool) -> Option<Exception> {
+    /// The #DB that follows an instruction: single step if TF was set when it began
+    /// ([`Cpu::stepping`]), and data breakpoints. An open MOV SS shadow suppresses the step and
+    /// delays the rest by one instruction, so the run loop closes the previous instruction's shadows
+    /// before it executes one.
+    pub fn debug_trap(&mut self) -> Option<Exception> {
+        let stepping = core::mem::take(&mut self.stepping);
         if self.state.mov_ss_shadow {
             return None;
         }

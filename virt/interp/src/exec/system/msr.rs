@@ -8,6 +8,11 @@ use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
 use crate::op::Op;
 
+/// AMD's translation-cache extension: a hint here.
+const EFER_TCE: Efer = Efer::from_bits_retain(1 << 15);
+/// AMD's automatic IBRS: nothing to do.
+const EFER_AUTOMATIC_IBRS: Efer = Efer::from_bits_retain(1 << 21);
+
 /// RDMSR.
 pub fn rdmsr<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
     cpu.require_cpl0()?;
@@ -162,6 +167,8 @@ impl<B: Bus> Cpu<B> {
             (Efer::LME, Feature::LONG_MODE),
             (Efer::NXE, Feature::NX),
             (Efer::FFXSR, Feature::FFXSR),
+            (EFER_TCE, Feature::TCE),
+            (EFER_AUTOMATIC_IBRS, Feature::AUTOMATIC_IBRS),
         ] {
             // SYSCALL is in 64-bit mode of every processor with long mode.
             let also = bit == Efer::SCE && Feature::LONG_MODE.announced(&mut self.bus);

@@ -26,7 +26,9 @@ fn flat_stack(selector: u16, cpl: u8) -> Segment {
 }
 
 impl<B: Bus> Cpu<B> {
+    /// Enters flat code; a step is due only if TF is set after the instruction.
     fn enter_flat(&mut self, cs: Segment, ss: Segment, rip: u64) {
+        self.stepping = self.has_flag(Flags::TF);
         self.set_segment(SS, ss);
         self.enter_code(cs, rip);
     }

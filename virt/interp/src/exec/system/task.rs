@@ -188,18 +188,18 @@ impl<B: Bus> Cpu<B> {
         let tr = self.state.tr;
         let fields = layout(&tr);
         let wide = fields.size == 4;
-        let at = tr.base + fields.eip;
+        let at = tr.base.wrapping_add(fields.eip);
         let rip = self.rip();
         self.save_field(at, wide, rip)?;
-        self.save_field(at + fields.size, wide, image)?;
+        self.save_field(at.wrapping_add(fields.size), wide, image)?;
         for index in 0..8 {
             let value = self.regs[index as usize];
-            self.save_field(at + (2 + index) * fields.size, wide, value)?;
+            self.save_field(at.wrapping_add((2 + index) * fields.size), wide, value)?;
         }
         for index in 0..fields.selector_count {
             let selector = self.segment(index as u8).selector;
-            let to = tr.base + fields.selectors + index * fields.selector_stride;
-            self.table_store(to, selector)?;
+            let to = fields.selectors + index * fields.selector_stride;
+            self.table_store(tr.base.wrapping_add(to), selector)?;
         }
         Ok(())
     }
@@ -248,6 +248,7 @@ impl<B: Bus> Cpu<B> {
         self.bus.set_watchpoints(self.state.dr, self.state.dr7);
         self.state.sti_shadow = false;
         self.state.mov_ss_shadow = false;
+        self.stepping = false;
         self.set_rip(task.eip);
         self.refresh();
         if task.wide && self.has_cr0(Cr0::PG) {
