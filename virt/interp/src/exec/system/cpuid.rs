@@ -122,7 +122,7 @@ impl<B: Bus> Cpu<B> {
 
     /// Bytes of an XSAVE area for the components in XCR0 (SDM vol. 1, 13.4.2-13.4.3).
     fn xsave_size(&mut self, compacted: bool) -> u32 {
-        let mut end = 576;
+        let mut end = 576u32;
         for component in 2..63 {
             if self.state.xcr0 >> component & 1 == 0 {
                 continue;
