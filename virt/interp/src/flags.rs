@@ -126,6 +126,25 @@ impl LazyFlags {
         self
     }
 
+    /// These flags with another CF and OF, as rotates and MUL leave them.
+    #[inline(always)]
+    #[must_use]
+    pub fn with_both(mut self, carry: bool, overflow: bool) -> Self {
+        let (c, o) = (u64::from(carry), u64::from(overflow));
+        self.carries = c << 63 | (c ^ o) << 62;
+        self
+    }
+
+    /// These flags with another ZF; the others stay.
+    #[inline]
+    #[must_use]
+    pub fn with_zero(self, zero: bool) -> Self {
+        if self.zero() == zero {
+            return self;
+        }
+        self.merged(Flags::ZF.bits(), if zero { Flags::ZF.bits() } else { 0 })
+    }
+
     /// Replaces the flags selected by `mask` (RFLAGS bits) with those of `bits`.
     #[inline]
     #[must_use]

@@ -41,10 +41,22 @@ impl<B: Bus> Cpu<B> {
         if op.form == AddressForm::Flat { raw } else { truncate(raw, op.flags) }
     }
 
+    /// Offset `delta` bytes beyond the memory operand, truncated to the address size.
+    #[inline(always)]
+    pub fn displaced_offset(&self, op: &Op<B>, delta: u64) -> u64 {
+        truncate(self.offset(op).wrapping_add(delta), op.flags)
+    }
+
     /// Linear address of `length` bytes at the memory operand, segment-checked.
     #[inline(always)]
     pub fn linear(&mut self, op: &Op<B>, length: u64, access: Access) -> Exec<u64> {
         let offset = self.offset(op);
+        self.linear_at(op, offset, length, access)
+    }
+
+    /// Linear address of `length` bytes at another offset of the memory operand's segment.
+    #[inline(always)]
+    pub fn linear_at(&mut self, op: &Op<B>, offset: u64, length: u64, access: Access) -> Exec<u64> {
         match op.form {
             AddressForm::Flat => Ok(offset),
             AddressForm::Long => {
@@ -117,7 +129,14 @@ impl<B: Bus> Cpu<B> {
     /// Loads the memory operand.
     #[inline(always)]
     pub fn load<W: Width>(&mut self, op: &Op<B>) -> Exec<W> {
-        let at = self.linear(op, W::BYTES, Access::Read)?;
+        let offset = self.offset(op);
+        self.load_at(op, offset)
+    }
+
+    /// Loads from another offset of the memory operand's segment.
+    #[inline(always)]
+    pub fn load_at<W: Width>(&mut self, op: &Op<B>, offset: u64) -> Exec<W> {
+        let at = self.linear_at(op, offset, W::BYTES, Access::Read)?;
         match self.bus.load(at) {
             Ok(value) => Ok(value),
             Err(exception) => Err(self.memory_fault(exception, op.segment)),
@@ -127,7 +146,14 @@ impl<B: Bus> Cpu<B> {
     /// Stores to the memory operand.
     #[inline(always)]
     pub fn store<W: Width>(&mut self, op: &Op<B>, value: W) -> Exec {
-        let at = self.linear(op, W::BYTES, Access::Write)?;
+        let offset = self.offset(op);
+        self.store_at(op, offset, value)
+    }
+
+    /// Stores to another offset of the memory operand's segment.
+    #[inline(always)]
+    pub fn store_at<W: Width>(&mut self, op: &Op<B>, offset: u64, value: W) -> Exec {
+        let at = self.linear_at(op, offset, W::BYTES, Access::Write)?;
         match self.bus.store(at, value) {
             Ok(()) => Ok(()),
             Err(exception) => Err(self.memory_fault(exception, op.segment)),
@@ -140,9 +166,21 @@ impl<B: Bus> Cpu<B> {
     pub fn modify<W: Width, T>(
         &mut self,
         op: &Op<B>,
+        change: impl FnMut(&Self, W) -> (W, T),
+    ) -> Exec<T> {
+        let offset = self.offset(op);
+        self.modify_at(op, offset, change)
+    }
+
+    /// [`Cpu::modify`] at another offset of the memory operand's segment.
+    #[inline(always)]
+    pub fn modify_at<W: Width, T>(
+        &mut self,
+        op: &Op<B>,
+        offset: u64,
         mut change: impl FnMut(&Self, W) -> (W, T),
     ) -> Exec<T> {
-        let at = self.linear(op, W::BYTES, Access::Write)?;
+        let at = self.linear_at(op, offset, W::BYTES, Access::Write)?;
         let old: W = match self.bus.load_for_write(at) {
             Ok(old) => old,
             Err(exception) => return Err(self.memory_fault(exception, op.segment)),
@@ -157,6 +195,7 @@ impl<B: Bus> Cpu<B> {
         }
     }
 
+    #[inline(never)]
     fn modify_locked<W: Width, T>(
         &mut self,
         op: &Op<B>,
@@ -248,6 +287,26 @@ impl<B: Bus> Cpu<B> {
         };
         match self.bus.store(at, value) {
             Ok(()) => Ok(()),
+            Err(exception) => Err(self.memory_fault(exception, SS)),
+        }
+    }
+
+    /// Pushes in 64-bit mode, where SS needs no look.
+    #[inline(always)]
+    pub fn push_long<W: Width>(&mut self, value: W) -> Exec {
+        let top = self.regs[4].wrapping_sub(W::BYTES);
+        if let Err(exception) = self.bus.store(top, value) {
+            return Err(self.memory_fault(exception, SS));
+        }
+        self.regs[4] = top;
+        Ok(())
+    }
+
+    /// Loads from the stack in 64-bit mode.
+    #[inline(always)]
+    pub fn stack_load_long<W: Width>(&mut self, at: u64) -> Exec<W> {
+        match self.bus.load(at) {
+            Ok(value) => Ok(value),
             Err(exception) => Err(self.memory_fault(exception, SS)),
         }
     }

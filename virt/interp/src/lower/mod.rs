@@ -4,10 +4,13 @@
 //! below does not do, and names the handler; `None` passes to the next group. What no group takes
 //! raises #UD, as does everything CPUID does not announce.
 
+pub mod features;
 pub mod integer;
 pub mod system;
 
-use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{
+    Code, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
+};
 
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
@@ -36,18 +39,26 @@ pub struct DecodeError;
 /// an undefined one an op that raises #UD.
 pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>, DecodeError> {
     let window = &bytes[..bytes.len().min(15)];
-    let options = DecoderOptions::NONE;
-    let mut decoder = Decoder::with_ip(size as u32, window, 0, options);
     let mut instruction = Instruction::default();
-    decoder.decode_out(&mut instruction);
+    let (error, position) = decode_into(&mut instruction, window, size, OPTIONS);
     if instruction.is_invalid() {
-        return match decoder.last_error() {
+        return match error {
             DecoderError::NoMoreBytes if window.len() < 15 => Err(DecodeError),
             DecoderError::NoMoreBytes => Ok(plain(too_long::<B>, window.len(), size)),
-            _ => Ok(plain(undefined::<B>, decoder.position().max(1), size)),
+            _ => Ok(plain(undefined::<B>, position.max(1), size)),
         };
     }
+    if !features::announced(&instruction, size, bus) {
+        // Without the feature the mandatory prefix of TZCNT and LZCNT is ignored: BSF and BSR.
+        let options = match instruction.mnemonic() {
+            Mnemonic::Tzcnt => OPTIONS | DecoderOptions::NO_MPFX_0FBC,
+            Mnemonic::Lzcnt => OPTIONS | DecoderOptions::NO_MPFX_0FBD,
+            _ => return Ok(plain(undefined::<B>, instruction.len(), size)),
+        };
+        decode_into(&mut instruction, window, size, options);
+    }
     let mut op = plain(undefined::<B>, instruction.len(), size);
+    op.flags.remove(OpFlags::ENDS_BLOCK);
     fill(&instruction, size, &mut op);
     let handler = integer::lower(&instruction, size, &mut op)
         .or_else(|| system::lower(&instruction, size, &mut op, bus))
@@ -59,9 +70,24 @@ pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>
     Ok(op)
 }
 
+/// 0F0D and 0F18-0F1F are hints: prefetches, ENDBR and all that is not announced do nothing.
+const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
+
+/// Decodes at IP 0; gives the error, if it is invalid, and the bytes consumed.
+fn decode_into(
+    instruction: &mut Instruction,
+    window: &[u8],
+    size: CodeSize,
+    options: u32,
+) -> (DecoderError, usize) {
+    let mut decoder = Decoder::with_ip(size as u32, window, 0, options);
+    decoder.decode_out(instruction);
+    (decoder.last_error(), decoder.position())
+}
+
 /// An op with no operands that ends its block.
 fn plain<B: Bus>(run: Handler<B>, len: usize, size: CodeSize) -> Op<B> {
-    let mut flags = OpFlags::empty();
+    let mut flags = OpFlags::ENDS_BLOCK;
     flags.set(OpFlags::LONG_MODE, size == CodeSize::Bits64);
     Op {
         run,
