@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+pub mod boot;
 mod bytes;
 pub mod e820;
 pub mod kernel;
 pub mod layout;
-
+pub mod smbios;
 pub mod unpack;

@@ -73,7 +73,6 @@ impl Devices {
                 &Name::new("_UID".into(), &ZERO),
                 &Name::new("_SEG".into(), &ZERO),
                 &Name::new("_BBN".into(), &ZERO),
-                &Name::new("_ADR".into(), &ZERO),
                 // Accesses are coherent: the host bridge does no DMA of its own.
                 &Name::new("_CCA".into(), &acpi_tables::aml::ONE),
                 &crs(resources),

@@ -13,7 +13,7 @@ use super::error::KernelError;
 use crate::bytes::{slice, u16_at, u32_at, u64_at};
 
 /// First byte of the setup header in the file and in the zero page.
-pub const SETUP_HEADER: usize = 0x1f1;
+pub(crate) const SETUP_HEADER: usize = 0x1f1;
 /// Protocol 2.12's header ends here (after `handover_offset`).
 pub(super) const HEADER_END: usize = 0x268;
 /// xloadflags: a 64-bit entry exists.

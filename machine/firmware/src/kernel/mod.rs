@@ -11,6 +11,7 @@ mod identify;
 mod initrd;
 mod multiboot;
 
+pub(crate) use bzimage::SETUP_HEADER;
 pub use bzimage::{BzImage, SetupHeader};
 pub use elf::{Elf, ElfClass, ElfNotes, LoadSegment};
 pub use error::KernelError;
