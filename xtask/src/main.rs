@@ -1,8 +1,11 @@
 //! The project's own chores: `cargo xtask {ci, tidy, test, bench, kut}`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
+mod ci;
 mod kut;
+mod suite;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +23,25 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Everything a landing keeps true: format, lints, house rules, all tests
+    Ci,
     /// Checks the house rules: arrows, unsafe fence, file heads, licences
     Tidy,
+    /// All tests: units, conformance, boots on soft, the KVM engine in nested QEMU
+    Test {
+        /// Only one suite of whole boots: boot or nested
+        #[arg(long)]
+        suite: Option<String>,
+        /// Only cases whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Times roof beside QEMU TCG: boot, start-up, memory
+    Bench {
+        /// Rounds of each
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// Runs a built checkout of kvm-unit-tests on soft and on QEMU TCG, side by side
     Kut {
         /// The checkout, after ./configure && make
@@ -45,7 +65,21 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let root = workspace_root();
     match arguments.chore {
+        Chore::Ci => ci::checks(&root).and_then(|()| ci::tests(&root)),
         Chore::Tidy => tidy::run(&root),
+        Chore::Test { suite: None, only: None } => ci::tests(&root),
+        Chore::Test { suite, only } => {
+            let roof = cargo::build_roof(&root)?;
+            match suite.as_deref() {
+                Some("nested") => suite::nested::suite(&root, &roof, only),
+                Some("boot") | None => suite::boot::suite(&roof, only),
+                Some(other) => anyhow::bail!("there is no suite {other}: boot, nested"),
+            }
+        }
+        Chore::Bench { runs } => {
+            let roof = cargo::build_roof(&root)?;
+            bench::run(&root, &roof, runs)
+        }
         Chore::Kut { folder, only, timeout, jobs, write } => {
             let roof = cargo::build_roof(&root)?;
             let timeout = Duration::from_secs(timeout);

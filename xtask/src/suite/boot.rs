@@ -1,0 +1,119 @@
+//! Debian's kernels booted on the software CPU, and what a user of `roof run` relies on.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::kernels::{self, KERNELS};
+use super::{Output, Report, Verdict, run};
+
+/// A slow machine's patience for one boot.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs the suite with this `roof`.
+pub(crate) fn suite(roof: &Path, only: Option<String>) -> Result<()> {
+    let mut report = Report::new("boot", only);
+    for (name, package) in KERNELS {
+        let kernel = kernels::fetch(roof, package);
+        for cpus in ["1", "2"] {
+            report.case(&format!("{name}_with_{cpus}_cpus"), || {
+                let kernel = kernel.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+                let seen = ours(roof, &["run", "-c", cpus], Some(kernel), &["nproc"], "")?;
+                seen.expect(seen.status == Some(0) && seen.stdout.trim() == cpus, cpus)
+            });
+        }
+    }
+    let cloud = kernels::fetch(roof, KERNELS[0].1)?;
+    behaviour(&mut report, roof, &cloud);
+    report.close()
+}
+
+fn ours(
+    roof: &Path,
+    before: &[&str],
+    kernel: Option<&Path>,
+    command: &[&str],
+    input: &str,
+) -> Result<Output> {
+    let mut line = Command::new(roof);
+    line.args(before).args(["--engine", "soft"]);
+    if let Some(kernel) = kernel {
+        line.arg(kernel);
+    }
+    if !command.is_empty() {
+        line.arg("--").args(command);
+    }
+    run(&mut line, input, LIMIT)
+}
+
+/// Exit status, streams, time-out, panic, early death.
+fn behaviour(report: &mut Report, roof: &Path, kernel: &Path) {
+    let case = |command: &[&str], input: &str| ours(roof, &["run"], Some(kernel), command, input);
+    report.case("the_command_s_status_is_ours", || {
+        let seen = case(&["sh", "-c", "exit 7"], "")?;
+        seen.expect(seen.status == Some(7), "status 7")
+    });
+    report.case("a_command_killed_by_a_signal_is_128_plus_it", || {
+        let seen = case(&["sh", "-c", "kill -9 $$"], "")?;
+        seen.expect(seen.status == Some(137), "status 137")
+    });
+    report.case("stdout_and_stderr_stay_apart", || {
+        let seen = case(&["sh", "-c", "echo out; echo err >&2"], "")?;
+        let apart =
+            seen.stdout == "out\n" && seen.stderr.contains("err") && !seen.stderr.contains("\nout");
+        seen.expect(seen.status == Some(0) && apart, "out on stdout, err on stderr")
+    });
+    report.case("stdin_reaches_the_command", || {
+        let seen = case(&["sh", "-c", "read a; read b; echo $b $a"], "one\ntwo\n")?;
+        seen.expect(seen.stdout.trim() == "two one", "two one")
+    });
+    report.case("a_large_output_comes_whole", || {
+        let seen = case(&["sh", "-c", "seq 1 20000"], "")?;
+        let whole = seen.stdout.lines().count() == 20000 && seen.stdout.ends_with("20000\n");
+        seen.expect(whole, "20,000 lines")
+    });
+    report.case("the_shell_takes_commands_from_a_pipe", || {
+        let seen = case(&[], "echo $((6 * 7)); exit 3\n")?;
+        seen.expect(seen.status == Some(3) && seen.stdout.contains("42"), "42 and status 3")
+    });
+    report.case("a_missing_command_is_127", || {
+        let seen = case(&["no-such-command-anywhere"], "")?;
+        seen.expect(matches!(seen.status, Some(127 | 125)), "127, or 125 before the boot")
+    });
+    report.case("a_time_out_is_124", || {
+        let seen = ours(roof, &["run", "--timeout", "20"], Some(kernel), &["sleep", "1000"], "")?;
+        seen.expect(seen.status == Some(124), "status 124")
+    });
+    report.case("a_panic_is_120", || {
+        let seen = case(&["sh", "-c", "echo c > /proc/sysrq-trigger; sleep 100"], "")?;
+        let told = seen.status == Some(120) && seen.stderr.contains("panic");
+        seen.expect(told, "status 120 and the word panic")
+    });
+    report.case("a_reboot_before_the_command_ended_is_120", || {
+        let seen = case(&["sh", "-c", "echo b > /proc/sysrq-trigger; sleep 100"], "")?;
+        seen.expect(seen.status == Some(120), "status 120")
+    });
+    report.case("vector_units_and_time_are_there", || {
+        let script = "grep -o -m1 -w avx2 /proc/cpuinfo; cat /sys/devices/system/clocksource/\
+                      clocksource0/current_clocksource; a=$(date +%s); sleep 1; b=$(date +%s); \
+                      echo $((b - a))";
+        let seen = case(&["sh", "-c", script], "")?;
+        let host_avx2 = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let avx2 = !host_avx2.contains("avx2") || seen.stdout.contains("avx2");
+        let clock = seen.stdout.contains("kvm-clock") || seen.stdout.contains("tsc");
+        let passed = seen.stdout.trim_end().ends_with('1') || seen.stdout.trim_end().ends_with('2');
+        seen.expect(avx2 && clock && passed, "avx2 as on the host, kvm-clock, one second")
+    });
+    report.case("engine_kvm_says_why_not", || {
+        let verdict = run(Command::new(roof).arg("doctor"), "", LIMIT)?;
+        if verdict.stdout.contains("hardware virtualization works") {
+            return Ok(Verdict::Skipped("this machine has hardware KVM".into()));
+        }
+        let mut line = Command::new(roof);
+        line.args(["run", "--engine", "kvm"]).arg(kernel).args(["--", "true"]);
+        let seen = run(&mut line, "", LIMIT)?;
+        seen.expect(seen.status == Some(125) && seen.stderr.contains("/dev/kvm"), "status 125")
+    });
+}
