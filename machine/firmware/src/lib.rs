@@ -14,3 +14,6 @@ pub mod kernel;
 pub mod layout;
 pub mod smbios;
 pub mod unpack;
+
+#[cfg(test)]
+mod samples;

@@ -32,7 +32,7 @@ const NO_ERROR_INFORMATION: u16 = 0xfffe;
 
 /// The entry point and the structures, to be written at `base` (16-byte aligned, 0xf0000-0xfffff).
 pub fn build(info: &SystemInfo, base: GuestPhys) -> Vec<u8> {
-    assert!(base.0 % 16 == 0, "an OS scans at 16-byte steps");
+    assert!(base.0.is_multiple_of(16), "an OS scans at 16-byte steps");
     let mut structures = Vec::with_capacity(512);
     bios(info, &mut structures);
     system(info, &mut structures);

@@ -147,7 +147,7 @@ impl AcpiTables {
     /// If `base` is not 64-byte aligned, or the blob would not lie below 4 GiB: the FADT's and
     /// FACS's places are ours to choose.
     pub fn build(platform: &PlatformTables, base: GuestPhys) -> Self {
-        assert!(base.0 % 64 == 0, "the FACS must be 64-byte aligned");
+        assert!(base.0.is_multiple_of(64), "the FACS must be 64-byte aligned");
         assert!(base.0 < 0xff00_0000, "32-bit table pointers must reach");
         let mut blob = Blob { base, bytes: vec![0; 64] };
         let facs = blob.push(&tables::facs());

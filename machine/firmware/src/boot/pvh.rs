@@ -20,7 +20,15 @@ pub(super) fn build<'a>(
     elf: &Elf<'a>,
     request: &BootRequest<'a>,
 ) -> Result<BootImage<'a>, BootError> {
-    let entry = elf.notes.pvh_entry.ok_or(BootError::NoSuchEntry { protocol: "PVH" })?;
+    let inside = |entry: &u32| {
+        elf.segments.iter().any(|segment| {
+            u64::from(*entry)
+                .checked_sub(segment.address.0)
+                .is_some_and(|at| at < segment.memory_size)
+        })
+    };
+    let entry = elf.notes.pvh_entry.filter(inside);
+    let entry = entry.ok_or(BootError::NoSuchEntry { protocol: "PVH" })?;
     let mut placement = Placement::new(request.memory);
     placement.command_line(request.command_line, COMMAND_LINE)?;
     placement.kernel(&elf.segments)?;

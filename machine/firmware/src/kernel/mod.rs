@@ -84,3 +84,6 @@ fn parse_elf(file: &[u8]) -> Result<Kernel<'_>, KernelError> {
         _ => Ok(Kernel::Elf(elf)),
     }
 }
+
+#[cfg(test)]
+mod tests;

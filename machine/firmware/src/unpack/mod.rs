@@ -254,3 +254,6 @@ fn fill_exactly(mut reader: impl Read, output: &mut [u8]) -> Result<(), Fault> {
         Err(error) => Err(Fault::data(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;
