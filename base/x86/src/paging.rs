@@ -116,6 +116,19 @@ pub fn walk(
     }
 }
 
+/// Whether the four PDPTEs that a PAE CR3 points to may be loaded: no reserved bit set in a
+/// present one (SDM vol. 3, 4.4.1). Without memory there, entries read as all ones.
+pub fn pdptes_valid(memory: &mut impl TableMemory, cr3: u64) -> bool {
+    (0..4).all(|index| {
+        let at = GuestPhys((cr3 & 0xffff_ffe0) + index * 8);
+        let entry = memory.entry(at, 8).unwrap_or(!0);
+        entry & pte::PRESENT == 0 || entry & PDPTE_RESERVED == 0
+    })
+}
+
+/// Bits that must be 0 in a present PDPTE.
+const PDPTE_RESERVED: u64 = !((1u64 << PHYSICAL_BITS) - 1) | 0x1e6;
+
 struct Walk<'a> {
     registers: &'a PagingRegisters,
     address: u64,
@@ -241,8 +254,7 @@ impl<'a> Walk<'a> {
         if pointer & pte::PRESENT == 0 {
             return Err(0);
         }
-        let reserved = !((1u64 << PHYSICAL_BITS) - 1) | 0x1e6;
-        if pointer & reserved != 0 {
+        if pointer & PDPTE_RESERVED != 0 {
             return Err(pf::PRESENT | pf::RESERVED);
         }
         let directory = self.step(memory, pointer & pte::ADDRESS, 21, 8)?;

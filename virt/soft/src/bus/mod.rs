@@ -1,0 +1,93 @@
+//! The interpreter's bus on the software engine: RAM through the TLB, devices through `GuestIo`.
+
+mod kvm_clock;
+mod memory;
+mod msr;
+mod platform;
+mod strings;
+pub(crate) mod tlb;
+mod translate;
+
+use std::sync::Arc;
+
+use ::memory::{GuestMemory, RamOffset};
+use iced_x86::Instruction;
+use x86::XsaveArea;
+use engine::EngineError;
+use interp::vector::{Exchange, VectorHandle, VectorUnit};
+use interp::{Bus, Context};
+
+use crate::shared::{Shared, VcpuShared};
+use crate::simd::HostVectors;
+use crate::sys::io_slot::IoSlot;
+pub(crate) use translate::Place;
+use tlb::Tlb;
+
+/// What one vCPU's instructions reach.
+pub(crate) struct SoftBus {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) tlb: Tlb,
+    pub(crate) context: Context,
+    pub(crate) io: IoSlot,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) own: Arc<VcpuShared>,
+    pub(crate) vectors: HostVectors,
+    /// The running block must be left after this op: its code may have changed.
+    pub(crate) cut: bool,
+    /// Pages of RAM (offset / 4096) whose decoded code was written over, to be dropped.
+    pub(crate) stale_pages: Vec<u64>,
+    watch: Watchpoints,
+}
+
+/// DR0-3 and DR7 as the memory path needs them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watchpoints {
+    dr: [u64; 4],
+    dr7: u64,
+    hits: u64,
+}
+
+impl SoftBus {
+    pub(crate) fn new(shared: Arc<Shared>, own: Arc<VcpuShared>) -> Result<Self, EngineError> {
+        Ok(Self {
+            memory: shared.memory.clone(),
+            tlb: Tlb::new(),
+            context: Context::default(),
+            io: IoSlot::default(),
+            shared,
+            own,
+            vectors: HostVectors::new()?,
+            cut: false,
+            stale_pages: Vec::new(),
+            watch: Watchpoints::default(),
+        })
+    }
+
+    /// A store is about to change a page that holds decoded code: every vCPU that may have decoded
+    /// it drops what it has.
+    #[cold]
+    pub(crate) fn code_written(&mut self, offset: RamOffset) {
+        let page = offset.0 >> 12;
+        self.memory.code().clear(page);
+        self.stale_pages.push(page);
+        self.cut = true;
+        self.shared.announce_stale(self.own.index, page);
+    }
+}
+
+impl VectorUnit for SoftBus {
+    fn supports(&self, instruction: &Instruction) -> bool {
+        self.vectors.supports(instruction)
+    }
+
+    fn prepare(&mut self, instruction: &Instruction) -> Option<VectorHandle> {
+        self.vectors.prepare(instruction)
+    }
+
+    #[inline]
+    fn execute(&mut self, handle: VectorHandle, area: &mut XsaveArea, exchange: &mut Exchange) {
+        self.vectors.execute(handle, area, exchange);
+    }
+}
+
+impl Bus for SoftBus {}

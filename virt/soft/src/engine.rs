@@ -1,0 +1,69 @@
+//! One VM on the software engine.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use engine::{Capabilities, Engine, EngineError, MsiMessage, Vcpu, VmConfig};
+use x86::cpuid::CpuidEntry;
+
+use crate::clock::Clock;
+use crate::cpuid;
+use crate::shared::{Shared, attention};
+use crate::vcpu::SoftVcpu;
+
+/// The software engine.
+pub struct SoftEngine {
+    shared: Arc<Shared>,
+    created: Mutex<HashSet<u32>>,
+}
+
+impl SoftEngine {
+    /// A VM with this RAM and number of vCPUs.
+    pub fn new(config: VmConfig) -> Result<Self, EngineError> {
+        if config.cpus == 0 || config.cpus > 255 {
+            return Err(EngineError::Unsupported { engine: "soft", what: "this number of vCPUs" });
+        }
+        let clock = Clock::new();
+        let table = cpuid::table(config.cpus, clock.khz());
+        let shared = Arc::new(Shared::new(config.memory, clock, table, config.cpus));
+        Ok(Self { shared, created: Mutex::default() })
+    }
+}
+
+impl Engine for SoftEngine {
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    fn cpuid(&self) -> &[CpuidEntry] {
+        &self.shared.cpuid
+    }
+
+    fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, EngineError> {
+        let known = (index as usize) < self.shared.vcpus.len();
+        let fresh = self.created.lock().expect("no holder panics").insert(index);
+        if !known || !fresh {
+            return Err(EngineError::Unsupported { engine: "soft", what: "this vCPU index" });
+        }
+        Ok(Box::new(SoftVcpu::new(self.shared.clone(), index)?))
+    }
+
+    fn signal_msi(&self, message: MsiMessage) -> Result<(), EngineError> {
+        self.shared.deliver_msi(message);
+        Ok(())
+    }
+
+    fn set_pic_output(&self, high: bool) {
+        self.shared.set_pic_output(high);
+    }
+
+    fn inject_nmi(&self, index: u32) -> Result<(), EngineError> {
+        let vcpu = self
+            .shared
+            .vcpus
+            .get(index as usize)
+            .ok_or(EngineError::Unsupported { engine: "soft", what: "this vCPU index" })?;
+        vcpu.notify(attention::NMI);
+        Ok(())
+    }
+}

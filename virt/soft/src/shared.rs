@@ -1,0 +1,219 @@
+//! What vCPU threads, devices and the machine share: local APICs, mailboxes, routing.
+//!
+//! A vCPU looks at one atomic word between blocks. Whoever wants something of it sets a bit there
+//! after putting the details where they belong, and wakes it if it sleeps. Invariant: no two
+//! local APICs are locked at once.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use engine::{Capabilities, MsiMessage};
+use irqchip::{Accepted, Identity, Ipi, Lapic, Lint, Msi, Now};
+use memory::GuestMemory;
+use x86::cpuid::CpuidEntry;
+
+use crate::clock::Clock;
+use crate::sys::host;
+
+/// Reasons to look up between blocks.
+pub(crate) mod attention {
+    /// The local APIC may have something deliverable.
+    pub(crate) const INTERRUPT: u32 = 1 << 0;
+    /// Another thread wants `run` to return.
+    pub(crate) const KICK: u32 = 1 << 1;
+    /// An NMI.
+    pub(crate) const NMI: u32 = 1 << 2;
+    /// INIT.
+    pub(crate) const INIT: u32 = 1 << 3;
+    /// A start-up IPI; its vector is in `sipi_vector`.
+    pub(crate) const SIPI: u32 = 1 << 4;
+    /// Pages in `stale` hold code that changed, pages in `protect` now hold decoded code.
+    pub(crate) const CODE: u32 = 1 << 5;
+}
+
+/// One vCPU as others see it.
+pub(crate) struct VcpuShared {
+    pub(crate) index: u32,
+    pub(crate) attention: AtomicU32,
+    pub(crate) sipi_vector: AtomicU8,
+    /// Guest TSC - host TSC, for readers of the local APIC's timer.
+    pub(crate) tsc_offset: AtomicU64,
+    lapic: Mutex<Lapic>,
+    stale: Mutex<Vec<u64>>,
+    protect: Mutex<Vec<u64>>,
+    asleep: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl VcpuShared {
+    fn new(index: u32) -> Self {
+        Self {
+            index,
+            attention: AtomicU32::new(0),
+            sipi_vector: AtomicU8::new(0),
+            tsc_offset: AtomicU64::new(0),
+            lapic: Mutex::new(Lapic::new(index)),
+            stale: Mutex::default(),
+            protect: Mutex::default(),
+            asleep: Mutex::new(false),
+            wake: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn lapic(&self) -> MutexGuard<'_, Lapic> {
+        self.lapic.lock().expect("models never panic")
+    }
+
+    /// Sets attention bits and ends a sleep.
+    pub(crate) fn notify(&self, bits: u32) {
+        self.attention.fetch_or(bits, Ordering::AcqRel);
+        if *self.asleep.lock().expect("no holder panics") {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Sleeps until a bit is set or the time is over.
+    pub(crate) fn sleep(&self, at_most: Option<Duration>) {
+        let mut asleep = self.asleep.lock().expect("no holder panics");
+        if self.attention.load(Ordering::Acquire) != 0 {
+            return;
+        }
+        *asleep = true;
+        let mut asleep = match at_most {
+            Some(time) => self.wake.wait_timeout(asleep, time).expect("no holder panics").0,
+            None => self.wake.wait(asleep).expect("no holder panics"),
+        };
+        *asleep = false;
+    }
+
+    /// Pages whose blocks are to be dropped, and pages to be write-protected.
+    pub(crate) fn take_code_work(&self) -> (Vec<u64>, Vec<u64>) {
+        let take = |list: &Mutex<Vec<u64>>| {
+            std::mem::take(&mut *list.lock().expect("no holder panics"))
+        };
+        (take(&self.stale), take(&self.protect))
+    }
+
+    fn react(&self, accepted: Accepted) {
+        match accepted {
+            Accepted::Nothing => {}
+            Accepted::Wake | Accepted::ExtInt => self.notify(attention::INTERRUPT),
+            Accepted::Nmi => self.notify(attention::NMI),
+            Accepted::Init => self.notify(attention::INIT),
+            Accepted::Sipi(vector) => {
+                self.sipi_vector.store(vector, Ordering::Release);
+                self.notify(attention::SIPI);
+            }
+        }
+    }
+}
+
+/// One VM on the software engine.
+pub(crate) struct Shared {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) clock: Clock,
+    pub(crate) cpuid: Vec<CpuidEntry>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) vcpus: Vec<Arc<VcpuShared>>,
+    /// Level of the 8259 pair's output.
+    pub(crate) pic_output: AtomicBool,
+    /// Held for locked operations that no single host instruction can do.
+    pub(crate) split_lock: Mutex<()>,
+    /// vCPUs that only another processor or the outside can wake.
+    dead_halted: AtomicU32,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        memory: Arc<GuestMemory>,
+        clock: Clock,
+        cpuid: Vec<CpuidEntry>,
+        cpus: u32,
+    ) -> Self {
+        Self {
+            memory,
+            clock,
+            cpuid,
+            capabilities: Capabilities {
+                name: "soft",
+                tsc_khz: clock.khz(),
+                instruction_budget: true,
+            },
+            vcpus: (0..cpus).map(|index| Arc::new(VcpuShared::new(index))).collect(),
+            pic_output: AtomicBool::new(false),
+            split_lock: Mutex::new(()),
+            dead_halted: AtomicU32::new(0),
+        }
+    }
+
+    /// The time for a vCPU's local APIC.
+    pub(crate) fn now(&self, vcpu: &VcpuShared) -> Now {
+        let tsc = host::rdtsc();
+        Now {
+            ns: self.clock.ns_at(tsc),
+            tsc: tsc.wrapping_add(vcpu.tsc_offset.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Delivers an interrupt message; `source` is the sending vCPU, `None` for devices.
+    pub(crate) fn deliver(&self, source: Option<usize>, ipi: Ipi) {
+        let identities: Vec<Identity> =
+            self.vcpus.iter().map(|vcpu| vcpu.lapic().identity()).collect();
+        for index in ipi.targets(source, identities.iter().copied()) {
+            let accepted = self.vcpus[index].lapic().accept(&ipi);
+            self.vcpus[index].react(accepted);
+        }
+    }
+
+    pub(crate) fn deliver_msi(&self, message: MsiMessage) {
+        self.deliver(None, Msi { address: message.address, data: message.data }.decode());
+    }
+
+    /// Drives LINT0 of vCPU 0 with the 8259 pair's output.
+    pub(crate) fn set_pic_output(&self, high: bool) {
+        self.pic_output.store(high, Ordering::Release);
+        let accepted = self.vcpus[0].lapic().set_lint(Lint::Lint0, high);
+        self.vcpus[0].react(accepted);
+    }
+
+    /// Tells all other vCPUs that a page's decoded code is stale.
+    pub(crate) fn announce_stale(&self, source: u32, page: u64) {
+        self.post_to_others(source, |vcpu| &vcpu.stale, page);
+    }
+
+    /// Tells all other vCPUs that a page now holds decoded code: no fast writes to it any more.
+    pub(crate) fn announce_code(&self, source: u32, page: u64) {
+        self.post_to_others(source, |vcpu| &vcpu.protect, page);
+    }
+
+    /// Counts a vCPU that waits with interrupts off or for a start-up IPI; true if now all do, so
+    /// that nothing inside the guest can ever happen again (the count is then taken back).
+    pub(crate) fn enter_dead_halt(&self) -> bool {
+        let asleep = self.dead_halted.fetch_add(1, Ordering::AcqRel) + 1;
+        // A message on its way to a sleeper means that something still happens.
+        let all = asleep == self.vcpus.len() as u32
+            && self.vcpus.iter().all(|vcpu| vcpu.attention.load(Ordering::Acquire) == 0);
+        if all {
+            self.leave_dead_halt();
+        }
+        all
+    }
+
+    /// The vCPU no longer waits.
+    pub(crate) fn leave_dead_halt(&self) {
+        self.dead_halted.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn post_to_others(
+        &self,
+        source: u32,
+        inbox: impl Fn(&VcpuShared) -> &Mutex<Vec<u64>>,
+        page: u64,
+    ) {
+        for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.index != source) {
+            inbox(vcpu).lock().expect("no holder panics").push(page);
+            vcpu.notify(attention::CODE);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The host processor's time-stamp counter and CPUID.
+
+/// RDTSC.
+#[inline(always)]
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: RDTSC is unprivileged under Linux unless a process asked for PR_TSC_SIGSEGV.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// CPUID.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> x86::cpuid::CpuidResult {
+    let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    x86::cpuid::CpuidResult {
+        eax: result.eax,
+        ebx: result.ebx,
+        ecx: result.ecx,
+        edx: result.edx,
+    }
+}

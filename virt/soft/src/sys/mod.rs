@@ -1,0 +1,4 @@
+//! The fenced corner: what needs `unsafe` outside translation and host SIMD.
+
+pub(crate) mod host;
+pub(crate) mod io_slot;

@@ -1,0 +1,99 @@
+//! One processor of the software engine: the engine seam over interpreter, bus and block cache.
+
+mod code;
+mod events;
+mod run;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use engine::{Budget, EngineError, Exit, GuestIo, Kick, Vcpu};
+use interp::Cpu;
+use irqchip::Lapic;
+use x86::CpuState;
+
+use crate::block::BlockCache;
+use crate::bus::SoftBus;
+use crate::shared::{Shared, VcpuShared, attention};
+
+/// One processor.
+pub(crate) struct SoftVcpu {
+    cpu: Cpu<SoftBus>,
+    cache: BlockCache,
+    shared: Arc<Shared>,
+    own: Arc<VcpuShared>,
+    /// The local APIC or the 8259 pair has something deliverable, IF and shadows apart.
+    interrupt_ready: bool,
+    /// Host TSC at which the local APIC's timer is due; `u64::MAX` when it is not counting.
+    timer_due: u64,
+    /// Blocks until the timer is looked at again.
+    until_timer_check: u32,
+    /// Instructions executed since creation.
+    retired: u64,
+}
+
+impl SoftVcpu {
+    pub(crate) fn new(shared: Arc<Shared>, index: u32) -> Result<Self, EngineError> {
+        let own = shared.vcpus[index as usize].clone();
+        let bus = SoftBus::new(shared.clone(), own.clone())?;
+        Ok(Self {
+            cpu: Cpu::new(CpuState::reset(index), bus),
+            cache: BlockCache::new(),
+            shared,
+            own,
+            interrupt_ready: false,
+            timer_due: u64::MAX,
+            until_timer_check: 0,
+            retired: 0,
+        })
+    }
+}
+
+/// Takes the borrowed `GuestIo` back whatever way `run` is left.
+struct Lent<'a>(&'a mut SoftVcpu);
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.cpu.bus.io.take_back();
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn run(&mut self, io: &mut dyn GuestIo, until: Budget) -> Result<Exit, EngineError> {
+        self.cpu.bus.io.lend(io);
+        let lent = Lent(self);
+        Ok(lent.0.run_until(until))
+    }
+
+    fn state(&mut self) -> Result<CpuState, EngineError> {
+        let now = self.shared.now(&self.own);
+        let mut state = self.cpu.export().clone();
+        let lapic = self.own.lapic();
+        state.lapic = lapic.save(now);
+        state.msrs.apic_base = lapic.apic_base();
+        Ok(state)
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.own.tsc_offset.store(state.msrs.tsc_offset, Ordering::Relaxed);
+        let now = self.shared.now(&self.own);
+        *self.own.lapic() =
+            Lapic::from_state(&state.lapic, state.msrs.apic_base, self.own.index, now);
+        self.cpu.import(state);
+        self.cpu.bus.tlb.flush_all();
+        self.own.attention.fetch_or(attention::INTERRUPT, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::new(Kicker(self.own.clone()))
+    }
+}
+
+struct Kicker(Arc<VcpuShared>);
+
+impl Kick for Kicker {
+    fn kick(&self) {
+        self.0.notify(attention::KICK);
+    }
+}
