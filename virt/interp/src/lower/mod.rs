@@ -264,6 +264,8 @@ pub fn register_slot(register: Register) -> u8 {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             slot::HIGH_BYTE + (register as u8 - Register::AH as u8)
         }
+        // Byte registers count SPL to DIL after BH: the full register has the encoding's number.
+        _ if register.is_gpr() => register.full_register().number() as u8,
         _ => register.number() as u8,
     }
 }
