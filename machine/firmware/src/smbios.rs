@@ -1,4 +1,4 @@
-//! SMBIOS 3 tables, so that `dmidecode` in a guest says what the machine is (DSP0134 3.6).
+//! SMBIOS 3 tables, so that `dmidecode` in a guest says what the machine is (DSP0134 3.1).
 //!
 //! Structures: BIOS (0), system (1), baseboard (2), enclosure (3), physical memory array (16), memory
 //! device (17), boot information (32), end (127). Invariant: the entry point is the first byte, both
@@ -44,7 +44,7 @@ pub fn build(info: &SystemInfo, base: GuestPhys) -> Vec<u8> {
     let mut bytes = vec![0; STRUCTURES];
     put(&mut bytes, 0, b"_SM3_");
     bytes[6] = ENTRY as u8;
-    put(&mut bytes, 7, &[3, 6, 0, 1]);
+    put(&mut bytes, 7, &[3, 1, 0, 1]);
     put_u32(&mut bytes, 12, structures.len() as u32);
     put_u64(&mut bytes, 16, base.0 + STRUCTURES as u64);
     bytes[5] = checksum(&bytes[..ENTRY]);
