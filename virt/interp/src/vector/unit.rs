@@ -76,7 +76,9 @@ fn describe<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool) -> u8 
             _ => {}
         }
     }
-    if !vex && instruction.memory_size().size() == 16 && !is_string(instruction) {
+    // The memory size is the encoding's: it is there for register forms too.
+    let in_memory = extra & (LOADS | STORES) != 0;
+    if in_memory && !vex && instruction.memory_size().size() == 16 && !is_string(instruction) {
         extra |= ALIGNED;
     }
     if instruction.rflags_modified() != 0 {
