@@ -415,6 +415,11 @@ pub(crate) fn long(write: impl FnOnce(&mut CodeAssembler)) -> Cpu<FlatBus> {
     machine(CodeSize::Bits64, &assemble(CodeSize::Bits64, write))
 }
 
+/// Decodes one instruction to run many times.
+pub(crate) fn decoded(size: CodeSize, bytes: &[u8]) -> crate::op::Op<FlatBus> {
+    decode(bytes, size, &mut FlatBus::default()).expect("a test gives whole instructions")
+}
+
 /// Runs one instruction as an engine would: RIP moves back on faults and repeats.
 pub(crate) fn step(cpu: &mut Cpu<FlatBus>) -> Stop {
     let size = match cpu.mode {

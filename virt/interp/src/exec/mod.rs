@@ -12,3 +12,6 @@ pub mod shift;
 pub mod stack;
 pub mod string;
 pub mod system;
+
+#[cfg(test)]
+mod tests;
