@@ -238,8 +238,12 @@ fn decode(format: Compression, stream: &[u8], output: &mut [u8]) -> Result<(), F
 }
 
 fn zstd_reader(stream: &[u8]) -> Result<impl Read, Fault> {
-    ruzstd::decoding::StreamingDecoder::new_with_max_window_size(stream, MAX_DICTIONARY)
-        .map_err(Fault::data)
+    let mut decoder = ruzstd::decoding::FrameDecoder::new();
+    decoder.set_max_window_size(MAX_DICTIONARY);
+    // A decoder used before reserves its whole window at once, a fresh one grows and copies it:
+    // kernels have windows of 128 MiB, so the header is read once more for that.
+    decoder.init(stream).map_err(Fault::data)?;
+    ruzstd::decoding::StreamingDecoder::new_with_decoder(stream, decoder).map_err(Fault::data)
 }
 
 /// Fills the buffer and asks for the end of the stream, which also checks its checksums.
