@@ -1,0 +1,3 @@
+//! What needs the operating system, and `unsafe`.
+
+pub(crate) mod native;
