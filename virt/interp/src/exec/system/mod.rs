@@ -15,3 +15,6 @@ pub mod stack;
 pub mod syscall;
 pub mod tables;
 pub mod task;
+
+#[cfg(test)]
+mod tests;
