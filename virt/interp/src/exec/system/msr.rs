@@ -180,7 +180,7 @@ impl<B: Bus> Cpu<B> {
         let new = Efer::from_bits_retain(value);
         check(mask.contains(new))?;
         check(!((old ^ new).contains(Efer::LME) && self.has_cr0(Cr0::PG)))?;
-        self.state.msrs.efer = (new - Efer::LMA | old & Efer::LMA).bits();
+        self.state.msrs.efer = ((new - Efer::LMA) | (old & Efer::LMA)).bits();
         self.refresh();
         Some(())
     }
