@@ -11,7 +11,6 @@ pub mod debug;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod pci;
-
 pub mod pvpanic;
 pub mod reset;
 pub mod rtc;

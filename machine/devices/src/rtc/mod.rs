@@ -344,7 +344,7 @@ fn crystal_ticks(wall_ns: u64) -> u64 {
 }
 
 fn to_bcd(value: u8) -> u8 {
-    value / 10 % 10 << 4 | value % 10
+    ((value / 10 % 10) << 4) | (value % 10)
 }
 
 fn from_bcd(value: u8) -> i64 {

@@ -1,0 +1,105 @@
+//! Boot: firmware's bytes into guest memory, its registers into the boot processor.
+
+use firmware::acpi::{AcpiTables, Ecam, IoApic, PlatformTables, PmRegisters, Window};
+use firmware::boot::{self, BootProtocol, BootRequest};
+use firmware::layout as place;
+use firmware::smbios::{self, SystemInfo};
+use firmware::unpack::Unpacked;
+use memory::GuestMemory;
+use x86::{CpuState, GuestPhys};
+
+use crate::error::MachineError;
+use crate::layout::{
+    ECAM, IOAPIC, LAPIC, PCI_HOLE, PCI_WINDOW_SIZE, PM_BASE, PVPANIC, RESET_CONTROL, isa_irq,
+};
+use crate::serial::SERIAL_PORTS;
+
+/// What a machine starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// The kernel: `firmware::kernel::Kernel::parse`, then `firmware::unpack::unpack`.
+    pub kernel: &'a Unpacked<'a>,
+    /// Initial RAM disk, or the module of a multiboot kernel.
+    pub initrd: Option<&'a [u8]>,
+    /// Command line.
+    pub command_line: &'a str,
+    /// How to enter the kernel.
+    pub protocol: BootProtocol,
+}
+
+impl<'a> Boot<'a> {
+    /// A kernel alone, entered as fits it.
+    pub fn new(kernel: &'a Unpacked<'a>) -> Self {
+        Self { kernel, initrd: None, command_line: "", protocol: BootProtocol::Auto }
+    }
+}
+
+/// What of the machine's configuration the tables tell.
+pub(crate) struct Described {
+    pub(crate) cpus: u32,
+    pub(crate) serial_ports: usize,
+    pub(crate) name: String,
+}
+
+/// Writes kernel, tables and start-up structures; sets the boot processor's registers.
+pub(crate) fn place(
+    memory: &GuestMemory,
+    machine: &Described,
+    boot: &Boot<'_>,
+    cpu: &mut CpuState,
+) -> Result<(), MachineError> {
+    let layout = crate::memory_layout(memory.size());
+    let acpi = AcpiTables::build(&tables(machine), place::ACPI_TABLES);
+    let request = BootRequest {
+        initrd: boot.initrd,
+        command_line: boot.command_line,
+        protocol: boot.protocol,
+        memory: &layout,
+        rsdp: Some(acpi.rsdp),
+        framebuffer: None,
+    };
+    let image = boot::build(boot.kernel, &request)?;
+    for segment in &image.segments {
+        memory.write_physical(segment.address, &segment.bytes)?;
+    }
+    let info = SystemInfo {
+        version: env!("CARGO_PKG_VERSION").into(),
+        uuid: [0; 16],
+        serial: machine.name.clone(),
+        ram: layout.ram(),
+    };
+    let smbios = smbios::build(&info, place::SMBIOS);
+    // A machine of less than a MiB has no BIOS area, and kernels for it want no tables.
+    for (address, bytes) in [(acpi.rsdp, &acpi.bytes), (place::SMBIOS, &smbios)] {
+        if memory.locate(address).is_some() {
+            memory.write_physical(address, bytes)?;
+        }
+    }
+    image.enter(cpu);
+    Ok(())
+}
+
+fn tables(machine: &Described) -> PlatformTables {
+    PlatformTables {
+        apic_ids: (0..machine.cpus).collect(),
+        lapic_address: LAPIC.0 as u32,
+        ioapic: IoApic { id: 0, address: IOAPIC.0 as u32 },
+        ecam: Ecam { base: ECAM, last_bus: 255 },
+        mmio32: Window { first: PCI_HOLE, last: GuestPhys(PCI_HOLE.0 + PCI_WINDOW_SIZE - 1) },
+        mmio64: None,
+        pm: PmRegisters {
+            pm1_event: PM_BASE,
+            pm1_control: PM_BASE + 4,
+            timer: PM_BASE + 8,
+            timer_32bit: true,
+            sci: isa_irq::SCI,
+            s5_type: devices::acpi_pm::SLEEP_TYPE_S5,
+        },
+        reset: (RESET_CONTROL, 6),
+        serial: SERIAL_PORTS[..machine.serial_ports].to_vec(),
+        i8042: true,
+        rtc: true,
+        vga: false,
+        pvpanic: Some(PVPANIC),
+    }
+}
