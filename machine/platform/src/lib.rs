@@ -25,6 +25,11 @@ mod run;
 mod serial;
 mod timers;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 pub use boot::Boot;
 pub use error::MachineError;
 pub use layout::{MAX_CPUS, PCI_HOLE, layout, memory_layout};

@@ -1,0 +1,168 @@
+//! Devices where guests look for them.
+
+use std::sync::{Arc, Mutex};
+
+use devices::pci::{BarKind, ConfigSpace, Identity, PciFunction};
+use engine::GuestIo;
+use x86::GuestPhys;
+
+use super::LIMIT;
+use crate::fake::{Ports, machine, once};
+use crate::irq::lock;
+use crate::{MachineConfig, Outcome};
+
+/// Runs a script to its end; assertions in it fail the test.
+fn run(config: MachineConfig, script: impl Fn(&mut dyn GuestIo) + Send + 'static) {
+    let program = once(move |io| {
+        script(io);
+        io.outb(0xf4, 0);
+    });
+    let (_, mut machine) = machine(vec![program], config);
+    machine.start().expect("starts");
+    let outcome = machine.wait(Some(LIMIT)).expect("ends");
+    assert!(matches!(outcome, Outcome::DebugExit(1)), "{outcome}");
+}
+
+#[test]
+fn fw_cfg_tells_ram_and_processors() {
+    let files = vec![("opt/name".to_owned(), b"value".to_vec())];
+    let config = MachineConfig { fw_cfg_files: files, ..MachineConfig::default() };
+    run(config, |io| {
+        let mut item = |key: u16, count: usize| -> Vec<u8> {
+            io.outw(0x510, key);
+            (0..count).map(|_| io.inb(0x511)).collect()
+        };
+        assert_eq!(item(0, 4), b"QEMU");
+        assert_eq!(item(3, 8), (8_u64 << 20).to_le_bytes());
+        assert_eq!(item(5, 2), [1, 0]);
+        assert_eq!(item(0x20, 5), b"value");
+    });
+}
+
+#[test]
+fn debug_ports() {
+    let taken = Arc::new(Mutex::new(vec![]));
+    let sink = taken.clone();
+    let config = MachineConfig {
+        debug_console: Some(Box::new(move |bytes: &[u8]| lock(&sink).extend_from_slice(bytes))),
+        ..MachineConfig::default()
+    };
+    run(config, |io| {
+        assert_eq!((io.inb(0xe9), io.inb(0x402), io.inb(0x505)), (0xe9, 0xe9, 3));
+        io.outb(0xe9, b'a');
+        io.outb(0x402, b'b');
+        io.outb(0x80, 0x42);
+        assert_eq!(io.inb(0x80), 0x42);
+        assert_eq!(io.inb(0x92), 2);
+    });
+    assert_eq!(*lock(&taken), b"ab");
+}
+
+#[test]
+fn kvm_unit_tests_find_their_device() {
+    let config = MachineConfig { test_devices: true, ..MachineConfig::default() };
+    run(config, |io| {
+        io.outd(0xe0, 0x1234_5678);
+        io.outb(0xe1, 0xaa);
+        assert_eq!((io.ind(0xe0), io.ind(0xe8)), (0x1234_aa78, 0x1234_aa78));
+        io.store(0xff00_1234, 0xdead_beef);
+        assert_eq!(io.load(0xff00_1234), 0xdead_beef);
+    });
+}
+
+#[test]
+fn clocks_run() {
+    run(MachineConfig::default(), |io| {
+        let before = io.ind(0x608);
+        while io.ind(0x608) == before {}
+        let refresh = io.inb(0x61) & 0x10;
+        while io.inb(0x61) & 0x10 == refresh {}
+        io.outb(0x70, 0x0d);
+        assert_eq!(io.inb(0x71), 0x80);
+        io.outb(0x70, 0x32);
+        assert!(io.inb(0x71) >= 0x20, "the century");
+    });
+}
+
+#[test]
+fn the_keyboard_controller_answers_at_once() {
+    run(MachineConfig::default(), |io| {
+        io.outb(0x64, 0xaa);
+        assert_eq!((io.inb(0x64) & 1, io.inb(0x60), io.inb(0x64) & 1), (1, 0x55, 0));
+        io.outb(0x60, 0xf2);
+        let bytes: Vec<u8> = (0..3).map(|_| io.inb(0x60)).collect();
+        assert_eq!(bytes, [0xfa, 0xab, 0x41]);
+    });
+}
+
+#[test]
+fn pci_is_the_same_both_ways() {
+    run(MachineConfig::default(), |io| {
+        io.outd(0xcf8, 0x8000_0000);
+        assert_eq!((io.ind(0xcf8), io.ind(0xcfc)), (0x8000_0000, 0x29c0_8086));
+        assert_eq!(io.load(0xe000_0000), 0x29c0_8086);
+        assert_eq!(io.inb(0xcfe), 0xc0);
+        io.outd(0xcf8, 0x8000_f808);
+        assert_eq!((io.ind(0xcfc) >> 16, io.load(0xe00f_8008) >> 16), (0x0601, 0x0601));
+        for (latch, window) in [(0x8000_0800, 0xe000_8000), (0x8001_0000, 0xe010_0000)] {
+            io.outd(0xcf8, latch);
+            assert_eq!((io.ind(0xcfc), io.load(window)), (u32::MAX, u32::MAX), "nobody there");
+        }
+    });
+}
+
+/// A function with 4 KiB of memory.
+struct Disk {
+    config: ConfigSpace,
+    memory: Vec<u8>,
+}
+
+impl PciFunction for Disk {
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_write(&mut self, offset: usize, data: &[u8]) {
+        self.config.write(offset, data);
+    }
+
+    fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
+        data.copy_from_slice(&self.memory[offset as usize..][..data.len()]);
+    }
+
+    fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
+        self.memory[offset as usize..][..data.len()].copy_from_slice(data);
+    }
+}
+
+#[test]
+fn a_function_answers_where_its_bar_is() {
+    let mut config = ConfigSpace::new(Identity {
+        vendor: 0x1af4,
+        device: 0x1042,
+        revision: 1,
+        class: [1, 0, 0],
+        subsystem_vendor: 0x1af4,
+        subsystem: 0x1100,
+    });
+    config.add_bar(0, BarKind::Memory32, 0x1000);
+    let disk = Disk { config, memory: vec![0; 0x1000] };
+    let machine = MachineConfig { pci_functions: vec![Box::new(disk)], ..MachineConfig::default() };
+    run(machine, |io| {
+        const SLOT: u64 = 0xe000_8000;
+        assert_eq!(io.load(SLOT), 0x1042_1af4);
+        io.store(SLOT + 0x10, u32::MAX);
+        assert_eq!(io.load(SLOT + 0x10), 0xffff_f000);
+        io.store(SLOT + 0x10, 0xd000_0000);
+        assert_eq!(io.load(0xd000_0ffc), u32::MAX, "not switched on");
+        io.store(SLOT + 4, 2);
+        io.store(0xd000_0ffc, 0x1122_3344);
+        assert_eq!(io.load(0xd000_0ffc), 0x1122_3344);
+        assert_eq!(io.load(0xd000_0ffe), u32::MAX, "half outside");
+        let mut data = [0; 8];
+        io.mmio_read(GuestPhys(0xd000_0ff8), &mut data);
+        assert_eq!(data, [0, 0, 0, 0, 0x44, 0x33, 0x22, 0x11]);
+        io.store(SLOT + 0x10, 0xd800_0000);
+        assert_eq!((io.load(0xd000_0ffc), io.load(0xd800_0ffc)), (u32::MAX, 0x1122_3344));
+    });
+}
