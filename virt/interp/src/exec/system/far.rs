@@ -296,6 +296,7 @@ impl<B: Bus> Cpu<B> {
     }
 
     /// Commits a return with a new stack: data segments that the new level may not use go null.
+    /// Their bases stay, as on hardware: 64-bit code may go on with FS and GS.
     pub fn enter_outer(&mut self, cs: Segment, rip: u64, ss: Segment, rsp: u64) {
         let cpl = cs.rpl();
         let outer = cpl > self.cpl;
@@ -311,7 +312,7 @@ impl<B: Bus> Cpu<B> {
             if is_null(segment.selector) {
                 self.state.segments[usize::from(index)].selector = 0;
             } else if segment.dpl() < cpl && !conforming {
-                self.set_segment(index, null_segment(0));
+                self.set_segment(index, Segment { base: segment.base, ..null_segment(0) });
             }
         }
     }

@@ -98,14 +98,16 @@ fn iretq_variants() {
 }
 
 #[test]
-fn returning_to_user_keeps_the_base_of_a_null_gs() {
+fn returning_to_user_keeps_the_bases_of_nulled_segments() {
     let mut cpu = long(0, &[0x48, 0xcf]);
+    cpu.state.segments[4].base = 0x8765_4321;
     cpu.state.segments[5] = x86::Segment { base: 0x1234_5678, ..x86::Segment::default() };
     for (index, value) in [0x5000, 0x2b, 2, STACK, 0x23].into_iter().enumerate() {
         cpu.bus.poke(STACK + 8 * index as u64, value);
     }
     assert_eq!(step(&mut cpu), Stop::None);
-    assert_eq!(cpu.segment(5).base, 0x1234_5678);
+    assert_eq!((cpu.segment(4).selector, cpu.segment(4).base), (0, 0x8765_4321));
+    assert_eq!((cpu.segment(5).selector, cpu.segment(5).base), (0, 0x1234_5678));
 }
 
 #[test]
