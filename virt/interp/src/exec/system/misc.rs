@@ -1,7 +1,7 @@
 //! Software interrupts, HLT, cache control, MONITOR, hypercalls (SDM vol. 2; Linux
 //! Documentation/virt/kvm/x86/hypercalls.rst).
 
-use x86::{Activity, Reg, Vector};
+use x86::{Activity, Dr6, Reg, Vector};
 
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec, Mode, Stop, Trap};
@@ -34,9 +34,15 @@ pub fn into<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
     Ok(())
 }
 
-/// INT1 (ICEBP): #DB without DR6 and without a check of the gate's DPL.
+/// INT1 (ICEBP): #DB without a check of the gate's DPL. DR6 changes only by data breakpoints that
+/// a MOV SS before it delayed: they share this #DB.
 pub fn int1<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
-    cpu.software_event(Vector::Debug.number(), Origin::Privileged)
+    cpu.software_event(Vector::Debug.number(), Origin::Privileged)?;
+    let hits = cpu.bus.take_watch_hits();
+    if hits != 0 {
+        cpu.state.dr6 = cpu.state.dr6 & !0xf | hits | Dr6::FIXED;
+    }
+    Ok(())
 }
 
 /// HLT.

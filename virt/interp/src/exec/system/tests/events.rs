@@ -176,3 +176,19 @@ fn stepping_is_suppressed_by_mov_ss_and_swallowed_by_int() {
     assert_eq!(cpu.rip(), handler(0x30));
     assert_eq!(cpu.debug_trap(), None);
 }
+
+#[test]
+fn icebp_shares_its_debug_exception_with_a_breakpoint_that_mov_ss_delayed() {
+    let mut cpu = protected(0, &[0xf1]);
+    cpu.state.dr7 |= 1;
+    cpu.bus.watch_hits = 1;
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert_eq!((cpu.rip(), cpu.state.dr6), (handler(1), Dr6::FIXED | 1));
+    assert_eq!(cpu.debug_trap(), None);
+    // INT 1 is a software interrupt: the delayed #DB follows it.
+    let mut cpu = protected(0, &[0xcd, 0x01]);
+    cpu.state.dr7 |= 1;
+    cpu.bus.watch_hits = 1;
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert_eq!(cpu.debug_trap(), Some(Exception::debug(1)));
+}
