@@ -124,7 +124,7 @@ fn rotated_through_carry<W: Width>(a: W, carry: bool, count: u32) -> (W, bool) {
 impl Shift for Rcl {
     #[inline(always)]
     fn apply<W: Width>(a: W, count: u32, flags: LazyFlags) -> (W, LazyFlags) {
-        if count % (W::BITS + 1) == 0 {
+        if count.is_multiple_of(W::BITS + 1) {
             return (a, flags);
         }
         let (result, carry) = rotated_through_carry(a, flags.carry(), count);

@@ -43,8 +43,9 @@ pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>
     let (error, position) = decode_into(&mut instruction, window, size, OPTIONS);
     if instruction.is_invalid() {
         return match error {
-            DecoderError::NoMoreBytes if window.len() < 15 => Err(DecodeError),
-            DecoderError::NoMoreBytes => Ok(plain(too_long::<B>, window.len(), size)),
+            DecoderError::NoMoreBytes => Err(DecodeError),
+            // With 15 bytes at hand, iced calls one that wants more invalid.
+            _ if position == 15 => Ok(plain(too_long::<B>, position, size)),
             _ => Ok(plain(undefined::<B>, position.max(1), size)),
         };
     }

@@ -4,8 +4,15 @@
 extern crate std;
 
 mod arithmetic;
+mod atomic;
 mod bits;
+mod decimal;
+mod flow;
+mod moves;
+mod other;
 mod shifts;
+mod stack;
+mod strings;
 
 use std::vec::Vec;
 
@@ -109,7 +116,7 @@ pub(super) fn result_flags(result: u64, bits: u32) -> u64 {
     let result = result & u64::MAX >> (64 - bits);
     let zero = if result == 0 { ZF } else { 0 };
     let sign = if result >> (bits - 1) != 0 { SF } else { 0 };
-    let parity = if (result as u8).count_ones() % 2 == 0 { PF } else { 0 };
+    let parity = if (result as u8).count_ones().is_multiple_of(2) { PF } else { 0 };
     zero | sign | parity
 }
 
