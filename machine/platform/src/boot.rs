@@ -6,6 +6,7 @@ use firmware::layout as place;
 use firmware::smbios::{self, SystemInfo};
 use firmware::unpack::Unpacked;
 use memory::GuestMemory;
+use x86::lapic::reg;
 use x86::{CpuState, GuestPhys};
 
 use crate::error::MachineError;
@@ -76,7 +77,19 @@ pub(crate) fn place(
         }
     }
     image.enter(cpu);
+    virtual_wire(cpu);
     Ok(())
+}
+
+/// Firmware leaves the local APIC on, passing the 8259 pair's interrupts and NMIs to the boot
+/// processor (MultiProcessor Specification 1.4, 3.6.2.2).
+fn virtual_wire(cpu: &mut CpuState) {
+    const SOFTWARE_ENABLED: u32 = 1 << 8 | 0xff;
+    const EXTINT: u32 = 7 << 8;
+    const NMI: u32 = 4 << 8;
+    cpu.lapic.registers[reg::SVR] = SOFTWARE_ENABLED;
+    cpu.lapic.registers[reg::LVT_LINT0] = EXTINT;
+    cpu.lapic.registers[reg::LVT_LINT1] = NMI;
 }
 
 fn tables(machine: &Described) -> PlatformTables {

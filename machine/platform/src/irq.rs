@@ -39,10 +39,10 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    pub(crate) fn new(engine: Arc<dyn Engine>) -> Arc<Self> {
-        let mut pic = Pic::new();
-        // Firmware's part: the SCI is level-triggered.
-        pic.write(0x4d1, 1 << (isa_irq::SCI - 8));
+    /// The controllers as a PC's firmware leaves them; `open` are the ISA interrupts (bit by
+    /// number) that it leaves unmasked at the 8259 pair.
+    pub(crate) fn new(engine: Arc<dyn Engine>, open: u16) -> Arc<Self> {
+        let pic = firmware_pic(open);
         let chips = Chips {
             pic,
             ioapic: IoApic::new(),
@@ -116,6 +116,24 @@ impl Interrupts {
         // A guest can program a message no APIC takes; the bus drops it, and so do we.
         let _ = self.engine.signal_msi(message);
     }
+}
+
+/// The 8259 pair with the vectors of the PC BIOS, 0x08-0x0f and 0x70-0x77, and the SCI
+/// level-triggered.
+fn firmware_pic(open: u16) -> Pic {
+    let mut pic = Pic::new();
+    let [master_open, slave_open] = open.to_le_bytes();
+    let cascade = 1 << 2;
+    for (base, vectors, cascade_word, mask) in
+        [(0x20, 0x08, cascade, !(master_open | cascade)), (0xa0, 0x70, 2, !slave_open)]
+    {
+        pic.write(base, 0x11);
+        for word in [vectors, cascade_word, 1, mask] {
+            pic.write(base + 1, word);
+        }
+    }
+    pic.write(0x4d1, 1 << (isa_irq::SCI - 8));
+    pic
 }
 
 /// One device's end of an interrupt line. Used under the device's lock, so its levels are in order.
