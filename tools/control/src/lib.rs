@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod compressed;
+pub mod doctor;
 pub mod fetch;
+mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod vm;

@@ -17,7 +17,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use protocol::{Job, Module, WindowSize};
+pub use protocol::WindowSize;
+use protocol::{Job, Module};
 use thiserror::Error;
 
 use crate::kernel::KernelModules;

@@ -1,0 +1,4 @@
+//! The calls that need `unsafe`: signal masks.
+#![allow(unsafe_code)]
+
+pub(crate) mod signals;

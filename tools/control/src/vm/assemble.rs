@@ -1,0 +1,202 @@
+//! Engine, memory, machine and kernel put together, and what comes out of them put in the outbox.
+//!
+//! The only place that names the engines. Invariants: the kernel file, its unpacked image and the
+//! initrd are freed before the guest starts; COM1 is the kernel's console, COM2 the session.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, VmConfig};
+use firmware::boot::BootProtocol;
+use firmware::kernel::Kernel;
+use firmware::unpack::{MAX_UNPACKED, unpack};
+use machine::{Boot, Machine, MachineConfig, MachineError, SerialConfig, SerialInput};
+use memory::GuestMemory;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::choose::EngineKind;
+use super::config::Effective;
+use super::error::RunError;
+use super::outbox::Outbox;
+
+/// How the machine ended.
+pub(super) type End = machine::Outcome;
+
+/// What the guest is made of, as bytes.
+pub(super) struct Files {
+    pub(super) kernel: Vec<u8>,
+    pub(super) initrd: Option<Vec<u8>>,
+}
+
+/// A serial line of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Console,
+    Session,
+}
+
+/// Input that is asked for at a time, while the line takes it.
+const CHUNK: usize = 16 * 1024;
+
+/// A machine with its kernel in place.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    machine: Machine,
+    pub(super) unpack_cpu: Duration,
+}
+
+/// A machine that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    machine: Machine,
+    lines: [Input; 2],
+}
+
+/// The way into a serial line.
+#[derive(Debug)]
+struct Input {
+    line: SerialInput,
+    /// What the line had no room for.
+    waiting: Vec<u8>,
+}
+
+/// CPU time of this process so far.
+pub(super) fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Whether a kernel file is a program of its own rather than a Linux: it gets no initramfs and no
+/// command line of ours.
+pub(super) fn is_bare(path: &Path, file: &[u8]) -> Result<bool, RunError> {
+    Ok(match Kernel::parse(file).map_err(|source| wrong_kernel(path, source))? {
+        Kernel::BzImage(_) => false,
+        Kernel::Elf(elf) => !elf.is_linux(),
+        Kernel::Multiboot(_) => true,
+    })
+}
+
+/// Reads a file given as initrd, and sees that it can be one.
+pub(super) fn read_initrd(path: &Path) -> Result<Vec<u8>, RunError> {
+    let unreadable = |source| RunError::InitrdUnreadable { path: path.to_path_buf(), source };
+    if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+        return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    firmware::kernel::check_initrd(&bytes)
+        .map_err(|source| RunError::InitrdFile { path: path.to_path_buf(), source })?;
+    Ok(bytes)
+}
+
+/// Builds the machine and places the kernel.
+pub(super) fn assemble(
+    effective: &Effective,
+    files: Files,
+    outbox: &Arc<Outbox<End>>,
+) -> Result<Prepared, RunError> {
+    let path = &effective.kernel.path;
+    let before = cpu_time();
+    let kernel = Kernel::parse(&files.kernel).map_err(|source| wrong_kernel(path, source))?;
+    let kernel = unpack(kernel, MAX_UNPACKED).map_err(|source| wrong_kernel(path, source))?;
+    let unpack_cpu = cpu_time().saturating_sub(before);
+    let memory = Arc::new(GuestMemory::new(&machine::layout(effective.memory_mib << 20))?);
+    let engine = new_engine(effective, memory.clone())?;
+    let mut machine = Machine::new(engine, memory, machine_config(effective, outbox))
+        .map_err(|source| RunError::Machine(source.into()))?;
+    let boot = Boot {
+        kernel: &kernel,
+        initrd: files.initrd.as_deref(),
+        command_line: &effective.command_line,
+        protocol: BootProtocol::Auto,
+    };
+    machine.load(&boot).map_err(|error| match error {
+        MachineError::Boot(source) => wrong_kernel(path, source),
+        other => RunError::Machine(other.into()),
+    })?;
+    Ok(Prepared { machine, unpack_cpu })
+}
+
+fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RunError {
+    RunError::KernelFile { path: path.to_path_buf(), source: source.into() }
+}
+
+fn new_engine(
+    effective: &Effective,
+    memory: Arc<GuestMemory>,
+) -> Result<Arc<dyn Engine>, RunError> {
+    let config = VmConfig { memory, cpus: effective.cpus };
+    let kind = effective.engine.kind;
+    let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
+        EngineKind::Soft => soft::SoftEngine::new(config).map(|engine| Arc::new(engine) as _),
+        EngineKind::Kvm => {
+            Err(engine::EngineError::Unsupported { engine: "kvm", what: "this host" })
+        }
+    };
+    made.map_err(|source| RunError::Engine { engine: kind.name(), source })
+}
+
+fn machine_config(effective: &Effective, outbox: &Arc<Outbox<End>>) -> MachineConfig {
+    let (console, session, ending) = (outbox.clone(), outbox.clone(), outbox.clone());
+    MachineConfig {
+        cpus: effective.cpus,
+        name: String::from("oneroof"),
+        serial: vec![
+            SerialConfig::new(move |bytes: &[u8]| console.push_console(bytes)),
+            SerialConfig::new(move |bytes: &[u8]| session.push_session(bytes)),
+        ],
+        debug_exit: effective.test_devices || !effective.session,
+        test_devices: effective.test_devices,
+        on_end: Some(Box::new(move |outcome| ending.end(outcome.clone()))),
+        ..MachineConfig::default()
+    }
+}
+
+impl Prepared {
+    /// Starts the vCPUs. A host without threads to give is an end like others.
+    pub(super) fn start(mut self, outbox: &Arc<Outbox<End>>) -> Running {
+        let lines = [0, 1].map(|port| {
+            let line = self.machine.serial_input(port).expect("the machine was built with two");
+            let waker = Arc::downgrade(outbox);
+            line.on_room(move || {
+                if let Some(outbox) = waker.upgrade() {
+                    outbox.stir();
+                }
+            });
+            Input { line, waiting: Vec::new() }
+        });
+        if self.machine.start().is_err() {
+            outbox.end(End::Stopped);
+        }
+        Running { machine: self.machine, lines }
+    }
+}
+
+impl Running {
+    /// How many bytes the line would like; 0 while it still has to take earlier ones.
+    pub(super) fn room(&self, line: Line) -> usize {
+        if self.lines[line as usize].waiting.is_empty() { CHUNK } else { 0 }
+    }
+
+    /// Sends bytes, now or as soon as there is room.
+    pub(super) fn send(&mut self, line: Line, bytes: &[u8]) {
+        let input = &mut self.lines[line as usize];
+        input.waiting.extend_from_slice(bytes);
+        let taken = input.line.send(&input.waiting);
+        input.waiting.drain(..taken);
+    }
+
+    /// Tries again what had no room.
+    pub(super) fn flush(&mut self) {
+        for line in [Line::Console, Line::Session] {
+            if !self.lines[line as usize].waiting.is_empty() {
+                self.send(line, &[]);
+            }
+        }
+    }
+
+    /// Ends the machine and its threads.
+    pub(super) fn stop(self) {
+        self.machine.stop();
+    }
+}

@@ -1,0 +1,235 @@
+//! What the user wants, and what that comes to.
+//!
+//! Invariant: [`Effective`] has no defaults left in it; as a command line it gives the same VM.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host;
+use crate::initramfs::Terminal;
+use crate::kernel::Kernel;
+
+use super::choose::{Choice, EngineChoice, EngineKind};
+use super::error::RunError;
+
+/// The most vCPUs of a VM: the ids an 8-bit local APIC has, less the broadcast one.
+const MOST_CPUS: u32 = 255;
+/// Memory for one vCPU, and for each further one, in MiB.
+const FIRST_CPU_MIB: u64 = 512;
+const NEXT_CPU_MIB: u64 = 256;
+/// A default never takes more of the host's memory than this, in percent.
+const MOST_OF_HOST: u64 = 80;
+/// vCPUs on KVM unless told otherwise, at most.
+const MOST_DEFAULT_CPUS: u32 = 4;
+/// Below this no PC has booted Linux for a long time.
+const LEAST_MIB: u64 = 16;
+
+/// What the user wants. `None` is "as you think best".
+#[derive(Clone, Debug, Default)]
+pub struct RunConfig {
+    /// The kernel: a file, or a name in the cache.
+    pub kernel: Option<PathBuf>,
+    /// The engine.
+    pub engine: EngineChoice,
+    /// vCPUs.
+    pub cpus: Option<u32>,
+    /// Guest memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// An initrd to boot untouched, instead of the generated one.
+    pub initrd: Option<PathBuf>,
+    /// More kernel command line, after ours.
+    pub append: Option<String>,
+    /// Ends the VM after this time.
+    pub timeout: Option<Duration>,
+    /// The command and its arguments; empty for a shell.
+    pub command: Vec<OsString>,
+    /// The user's terminal, if the guest shall have one.
+    pub terminal: Option<Terminal>,
+    /// The kernel logs everything to its console.
+    pub verbose: bool,
+    /// The machine has the devices of kvm-unit-tests: pc-testdev and the debug-exit port.
+    pub test_devices: bool,
+}
+
+/// What will run.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The engine and why.
+    pub engine: Choice,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// The whole kernel command line.
+    pub command_line: String,
+    /// The user's part of it.
+    pub append: Option<String>,
+    /// The user's initrd.
+    pub initrd: Option<PathBuf>,
+    /// The time limit.
+    pub timeout: Option<Duration>,
+    /// The command.
+    pub command: Vec<OsString>,
+    /// The kernel logs everything.
+    pub verbose: bool,
+    /// The machine has test devices.
+    pub test_devices: bool,
+    /// Our init runs in the guest.
+    pub session: bool,
+}
+
+/// What makes a kernel boot fast and talk early here; see the README of each option in the
+/// kernel's admin-guide/kernel-parameters.
+const COMMAND_LINE: &[&str] = &[
+    "console=ttyS0",
+    "earlyprintk=serial,ttyS0,115200",
+    "panic=-1",
+    "tsc=reliable",
+    "no_timer_check",
+    "8250.nr_uarts=4",
+    "cryptomgr.notests",
+    "random.trust_cpu=on",
+];
+
+impl RunConfig {
+    /// vCPUs on this engine.
+    pub(super) fn cpus(&self, engine: EngineKind) -> Result<u32, RunError> {
+        match (self.cpus, engine) {
+            (Some(0), _) => Err(RunError::NoCpus),
+            (Some(cpus), _) if cpus > MOST_CPUS => {
+                Err(RunError::TooManyCpus { cpus, most: MOST_CPUS })
+            }
+            (Some(cpus), _) => Ok(cpus),
+            (None, EngineKind::Soft) => Ok(1),
+            (None, EngineKind::Kvm) => Ok(host::cpus().min(MOST_DEFAULT_CPUS)),
+        }
+    }
+
+    /// Guest memory in MiB.
+    pub(super) fn memory_mib(&self, cpus: u32) -> Result<u64, RunError> {
+        let host = host::memory_mib();
+        let Some(wanted) = self.memory_mib else {
+            let scaled = FIRST_CPU_MIB + NEXT_CPU_MIB * u64::from(cpus - 1);
+            let limit = host.map_or(scaled, |host| host.total * MOST_OF_HOST / 100);
+            return Ok(scaled.min(limit).max(LEAST_MIB));
+        };
+        if wanted < LEAST_MIB {
+            return Err(RunError::MemoryTooSmall { wanted, least: LEAST_MIB });
+        }
+        match host {
+            Some(host) if wanted > host.total => {
+                Err(RunError::MemoryTooLarge { wanted, host: host.total })
+            }
+            _ => Ok(wanted),
+        }
+    }
+
+    /// The kernel's command line.
+    pub(super) fn command_line(&self) -> String {
+        let mut words = COMMAND_LINE.to_vec();
+        if !self.verbose && self.initrd.is_none() {
+            words.extend(["quiet", "loglevel=4"]);
+        }
+        if self.initrd.is_none() {
+            words.push("rdinit=/init");
+        }
+        words.extend(self.append.as_deref());
+        words.join(" ")
+    }
+}
+
+impl Effective {
+    /// The guest's console is its output, because none of our init is in it.
+    pub fn shows_console(&self) -> bool {
+        !self.session
+    }
+
+    /// The command that gives this VM again, for a shell.
+    pub fn as_command(&self) -> String {
+        let mut words: Vec<String> = vec!["roof".into(), "run".into()];
+        words.extend(["--engine".into(), self.engine.kind.name().into()]);
+        words.extend(["-c".into(), self.cpus.to_string()]);
+        words.extend(["-m".into(), format!("{}M", self.memory_mib)]);
+        if let Some(initrd) = &self.initrd {
+            words.extend(["-i".into(), quoted_path(initrd)]);
+        }
+        if let Some(append) = &self.append {
+            words.extend(["-p".into(), quoted(append)]);
+        }
+        if let Some(timeout) = self.timeout {
+            words.extend(["--timeout".into(), timeout.as_secs_f64().to_string()]);
+        }
+        if self.verbose {
+            words.push("-v".into());
+        }
+        if self.test_devices {
+            words.push("--test-devices".into());
+        }
+        words.push(quoted_path(&self.kernel.path));
+        if !self.command.is_empty() {
+            words.push("--".into());
+            words.extend(self.command.iter().map(|word| quoted(&word.to_string_lossy())));
+        }
+        words.join(" ")
+    }
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("/boot/vmlinuz-6.1"), "/boot/vmlinuz-6.1");
+        assert_eq!(quoted("exit 7"), "'exit 7'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_each_with_its_own_words() {
+        let with = |cpus, memory_mib| RunConfig { cpus, memory_mib, ..RunConfig::default() };
+        assert!(matches!(with(Some(0), None).cpus(EngineKind::Soft), Err(RunError::NoCpus)));
+        assert!(matches!(
+            with(Some(10_000), None).cpus(EngineKind::Kvm),
+            Err(RunError::TooManyCpus { .. })
+        ));
+        assert!(matches!(with(None, Some(1)).memory_mib(1), Err(RunError::MemoryTooSmall { .. })));
+        assert!(matches!(
+            with(None, Some(1 << 40)).memory_mib(1),
+            Err(RunError::MemoryTooLarge { .. })
+        ));
+        assert_eq!(with(None, None).cpus(EngineKind::Soft).expect("a default"), 1);
+        let four = with(None, None).memory_mib(4).expect("a default");
+        assert!((LEAST_MIB..=FIRST_CPU_MIB + 3 * NEXT_CPU_MIB).contains(&four));
+    }
+
+    #[test]
+    fn a_users_initrd_keeps_the_kernels_own_log_and_init() {
+        let own = RunConfig { append: Some("foo=1".into()), ..RunConfig::default() }.command_line();
+        assert!(own.contains(" quiet ") && own.contains("rdinit=/init") && own.ends_with(" foo=1"));
+        let theirs = RunConfig { initrd: Some("x".into()), ..RunConfig::default() }.command_line();
+        assert!(
+            !theirs.contains("quiet")
+                && !theirs.contains("rdinit")
+                && theirs.starts_with("console=ttyS0")
+        );
+    }
+}

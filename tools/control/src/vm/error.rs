@@ -1,0 +1,105 @@
+//! Why a VM cannot start, a sentence for each.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::fetch::FetchError;
+use crate::initramfs::InitramfsError;
+use crate::kernel::KernelError;
+
+/// Why a VM cannot start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// `-c 0`.
+    #[error("a VM needs at least one CPU: -c 1")]
+    NoCpus,
+    /// More than an APIC can name.
+    #[error("a VM has at most {most} CPUs, not {cpus}")]
+    TooManyCpus {
+        /// Asked for.
+        cpus: u32,
+        /// Possible.
+        most: u32,
+    },
+    /// Less than any kernel boots with.
+    #[error("{wanted} MiB of memory is too small for any kernel: at least {least} MiB")]
+    MemoryTooSmall {
+        /// Asked for, in MiB.
+        wanted: u64,
+        /// Needed, in MiB.
+        least: u64,
+    },
+    /// More than the host has.
+    #[error("{wanted} MiB of memory is more than this host has ({host} MiB)")]
+    MemoryTooLarge {
+        /// Asked for, in MiB.
+        wanted: u64,
+        /// The host's, in MiB.
+        host: u64,
+    },
+    /// The memory could not be had.
+    #[error("cannot allocate the guest's memory")]
+    Memory(#[from] memory::MemoryError),
+    /// `--engine kvm` where there is none.
+    #[error("--engine kvm: {0}")]
+    Kvm(String),
+    /// No kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// None found, and fetching one failed.
+    #[error("{tried}\n{error}")]
+    NoKernel {
+        /// Where it was searched for.
+        tried: KernelError,
+        /// Why none was fetched.
+        error: FetchError,
+    },
+    /// The kernel file is none.
+    #[error("cannot boot {}", .path.display())]
+    KernelFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The initrd cannot be read.
+    #[error("cannot read the initrd {}", .path.display())]
+    InitrdUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The initrd file is none.
+    #[error("cannot use {} as an initrd", .path.display())]
+    InitrdFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: firmware::kernel::InitrdError,
+    },
+    /// A command for a guest that has no init of ours.
+    #[error(
+        "{0} boots untouched, so there is nothing to run the command `{1}`; leave out one of them"
+    )]
+    CommandWithoutInit(&'static str, String),
+    /// The initramfs cannot be made.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// The engine failed to start.
+    #[error("the {engine} engine cannot start")]
+    Engine {
+        /// Its name.
+        engine: &'static str,
+        /// Why.
+        #[source]
+        source: engine::EngineError,
+    },
+    /// The machine cannot be built.
+    #[error("cannot build the machine")]
+    Machine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,23 @@
+//! A VM from a wish to a report: prepare, run, tell.
+//!
+//! [`RunConfig`] is what the user wants, [`Vm::prepare`] turns it into something that can start
+//! ([`Effective`] says what that is), [`Vm::run`] gives [`Event`]s while it runs and a
+//! [`RunReport`] at the end. Invariants: every failure before the guest starts is a [`RunError`];
+//! everything after is an [`Outcome`], whatever the guest does.
+
+mod assemble;
+mod choose;
+mod config;
+mod error;
+mod outbox;
+mod report;
+mod run;
+mod session;
+mod watch;
+
+pub use choose::{Choice, EngineChoice, EngineKind, KvmVerdict, kvm_verdict};
+pub use config::{Effective, RunConfig};
+pub use error::RunError;
+pub use outbox::Controls;
+pub use report::{Event, Outcome, RunReport};
+pub use run::Vm;

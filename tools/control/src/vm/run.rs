@@ -1,0 +1,327 @@
+//! The life of one VM: prepared, started, listened to, ended.
+//!
+//! Invariants: one thread runs the loop and calls the front end; the machine is stopped on every
+//! way out; the command's status, once told, is the outcome whatever happens after.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::fetch;
+use crate::initramfs::{self, Contents};
+use crate::kernel::{Kernel, KernelError, Search};
+
+use super::assemble::{End, Files, Line, Running, assemble};
+use super::choose;
+use super::config::{Effective, RunConfig};
+use super::error::RunError;
+use super::outbox::{Controls, Outbox, Wish};
+use super::report::{Event, Outcome, RunReport};
+use super::session::Session;
+use super::watch::ConsoleWatch;
+
+/// The guest's host name.
+const HOSTNAME: &str = "oneroof";
+/// After the command's status came, the guest has this long to power off.
+const POWER_OFF: Duration = Duration::from_secs(3);
+/// The machine has no virtio devices yet, so their drivers stay at home.
+const VIRTIO: bool = false;
+
+/// A VM, ready to start.
+#[derive(Debug)]
+pub struct Vm {
+    effective: Effective,
+    outbox: Arc<Outbox<End>>,
+    guest: super::assemble::Prepared,
+    initrd_bytes: u64,
+}
+
+/// What a kernel is given besides its command line.
+enum Payload {
+    /// Our initramfs.
+    Ours(Vec<u8>),
+    /// The user's.
+    Theirs(Vec<u8>),
+    /// None: the kernel is a program of its own.
+    Bare,
+}
+
+impl Vm {
+    /// Turns a wish into a VM that can start: finds or fetches a kernel, packs the initramfs,
+    /// chooses the engine, builds the machine.
+    pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
+        config.cpus(choose::EngineKind::Soft)?; // before anything that takes time
+        config.memory_mib(1)?;
+        let initrd = config.initrd.as_deref().map(super::assemble::read_initrd).transpose()?;
+        let engine = choose::choose(config.engine)?;
+        let cpus = config.cpus(engine.kind)?;
+        let memory_mib = config.memory_mib(cpus)?;
+        let kernel = find_or_fetch(config, events)?;
+        let file = kernel.read()?;
+        let bare = initrd.is_none() && super::assemble::is_bare(&kernel.path, &file)?;
+        let effective = Effective {
+            engine,
+            cpus,
+            memory_mib,
+            command_line: if bare {
+                config.append.clone().unwrap_or_default()
+            } else {
+                config.command_line()
+            },
+            append: config.append.clone(),
+            initrd: config.initrd.clone(),
+            timeout: config.timeout,
+            command: config.command.clone(),
+            verbose: config.verbose,
+            test_devices: config.test_devices,
+            session: initrd.is_none() && !bare,
+            kernel,
+        };
+        events(Event::Ready(Box::new(effective.clone())));
+        let payload = match initrd {
+            Some(bytes) => Payload::Theirs(bytes),
+            None if bare => Payload::Bare,
+            None => Payload::Ours(pack(config, &effective, events)?),
+        };
+        refuse_command(config, &payload)?;
+        let initrd = match payload {
+            Payload::Ours(bytes) | Payload::Theirs(bytes) => Some(bytes),
+            Payload::Bare => None,
+        };
+        let initrd_bytes = initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let outbox = Arc::new(Outbox::new());
+        let guest = assemble(&effective, Files { kernel: file, initrd }, &outbox)?;
+        Ok(Self { effective, outbox, guest, initrd_bytes })
+    }
+
+    /// What will run.
+    pub fn effective(&self) -> &Effective {
+        &self.effective
+    }
+
+    /// Whether the guest has a session: a command, or a shell on a terminal of its own. Otherwise
+    /// input goes to the guest's console, and [`Event::Console`] is the guest's output.
+    pub fn has_session(&self) -> bool {
+        self.effective.session
+    }
+
+    /// A handle for other threads.
+    pub fn controls(&self) -> Controls {
+        Controls::new(self.outbox.clone())
+    }
+
+    /// Runs the VM to its end.
+    pub fn run(self, events: &mut dyn FnMut(Event)) -> RunReport {
+        let Self { effective, outbox, guest, initrd_bytes } = self;
+        let unpack_cpu = guest.unpack_cpu;
+        let start_cpu = super::assemble::cpu_time();
+        let started = Instant::now();
+        let running = guest.start(&outbox);
+        let deadline = effective.timeout.and_then(|timeout| started.checked_add(timeout));
+        let mut running_loop = Loop {
+            running,
+            outbox: &outbox,
+            session: effective.session.then(Session::new),
+            console: ConsoleWatch::default(),
+            deadline,
+            power_off: None,
+            command_started: None,
+            interrupted: false,
+            input_over: false,
+        };
+        let outcome = running_loop.go(events);
+        let boot = running_loop.command_started.map(|at| at - started);
+        let Loop { running, console, .. } = running_loop;
+        let duration = started.elapsed();
+        outbox.close();
+        running.stop();
+        RunReport {
+            effective,
+            outcome,
+            duration,
+            boot,
+            start_cpu,
+            unpack_cpu,
+            initrd_bytes,
+            console_tail: console.into_tail(),
+        }
+    }
+}
+
+fn find_or_fetch(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Kernel, RunError> {
+    let search = Search::of_this_host(config.kernel.clone());
+    match search.find() {
+        Err(KernelError::NotFound(tried)) => {
+            events(Event::Notice("no kernel on this host yet: fetching one, once".into()));
+            fetch::fetch(&search.cache, None, &mut |progress| events(Event::Fetch(progress)))
+                .map_err(|error| RunError::NoKernel { tried: KernelError::NotFound(tried), error })
+        }
+        found => Ok(found?),
+    }
+}
+
+fn pack(
+    config: &RunConfig,
+    effective: &Effective,
+    events: &mut dyn FnMut(Event),
+) -> Result<Vec<u8>, RunError> {
+    let packed = initramfs::pack(&Contents {
+        command: config.command.clone(),
+        terminal: config.terminal.clone(),
+        modules: effective.kernel.modules.clone(),
+        virtio: VIRTIO,
+        hostname: HOSTNAME.into(),
+    })?;
+    for line in packed.missing {
+        events(Event::Notice(line));
+    }
+    Ok(packed.bytes)
+}
+
+fn refuse_command(config: &RunConfig, payload: &Payload) -> Result<(), RunError> {
+    let what = match payload {
+        Payload::Ours(_) => return Ok(()),
+        Payload::Theirs(_) => "an initrd of yours",
+        Payload::Bare => "a kernel that is no Linux",
+    };
+    match config.command.first() {
+        Some(command) => {
+            Err(RunError::CommandWithoutInit(what, command.to_string_lossy().into_owned()))
+        }
+        None => Ok(()),
+    }
+}
+
+struct Loop<'a> {
+    running: Running,
+    outbox: &'a Outbox<End>,
+    session: Option<Session>,
+    console: ConsoleWatch,
+    deadline: Option<Instant>,
+    /// When the guest must have powered off.
+    power_off: Option<Instant>,
+    command_started: Option<Instant>,
+    /// An interrupt was passed on already; the next one ends the VM.
+    interrupted: bool,
+    input_over: bool,
+}
+
+impl Loop<'_> {
+    fn go(&mut self, events: &mut dyn FnMut(Event)) -> Outcome {
+        loop {
+            let until = self.power_off.into_iter().chain(self.deadline).min();
+            let taken = self.outbox.take(until);
+            if !taken.console.is_empty() {
+                self.console.push(&taken.console);
+                events(Event::Console(taken.console));
+            }
+            self.session_bytes(&taken.session, events);
+            if let Some(outcome) = taken.wishes.into_iter().find_map(|wish| self.wish(wish)) {
+                return outcome;
+            }
+            self.running.flush();
+            self.feed();
+            if let Some(end) = taken.ended {
+                return self.ended(end);
+            }
+            if let Some(outcome) = self.overdue() {
+                return outcome;
+            }
+        }
+    }
+
+    fn session_bytes(&mut self, bytes: &[u8], events: &mut dyn FnMut(Event)) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let started = &mut self.command_started;
+        session.push(bytes, &mut |event| {
+            if matches!(event, Event::Started) {
+                started.get_or_insert_with(Instant::now);
+            }
+            events(event);
+        });
+        if session.exit().is_some() && self.power_off.is_none() {
+            self.power_off = Some(Instant::now() + POWER_OFF);
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) -> Option<Outcome> {
+        const INTERRUPT: u8 = 2;
+        if let Wish::Quit(signal) = wish {
+            return Some(Outcome::Quit { signal });
+        }
+        let mut wire = Vec::new();
+        let again =
+            wish == Wish::Signal(INTERRUPT) && std::mem::replace(&mut self.interrupted, true);
+        let passed = self.session.as_ref().is_some_and(|session| session.wish(wish, &mut wire));
+        if passed && !again {
+            self.running.send(Line::Session, &wire);
+            return None;
+        }
+        match wish {
+            Wish::Signal(signal) => Some(Outcome::Quit { signal }),
+            Wish::Resize(_) | Wish::Quit(_) => None,
+        }
+    }
+
+    /// Hands the user's input on, as much as the guest can take.
+    fn feed(&mut self) {
+        if self.input_over {
+            return;
+        }
+        let Some(session) = &mut self.session else {
+            let room = self.running.room(Line::Console);
+            let (bytes, last) = self.outbox.take_input(room);
+            self.running.send(Line::Console, &bytes);
+            self.input_over = last;
+            return;
+        };
+        let Some(most) = session.wants_input() else {
+            return;
+        };
+        let (bytes, last) = self.outbox.take_input(most);
+        if bytes.is_empty() && !last {
+            return;
+        }
+        let mut wire = Vec::new();
+        session.input(bytes, last, &mut wire);
+        self.input_over = last;
+        self.running.send(Line::Session, &wire);
+    }
+
+    fn ended(&self, end: End) -> Outcome {
+        if let Some(outcome) = self.exited() {
+            return outcome;
+        }
+        let panic = self.console.panic().map(str::to_owned);
+        let died = |cause: String| Outcome::Died { cause };
+        match (end, panic) {
+            (End::EngineFailed { cpu, error }, _) => {
+                Outcome::Failed { why: format!("the engine failed on processor {cpu}: {error}") }
+            }
+            (End::DebugExit(code), _) => Outcome::DebugExit { code: code as u8 },
+            (_, Some(reason)) => Outcome::Panicked { reason },
+            (End::Panic, None) => Outcome::Panicked { reason: "it did not say why".into() },
+            (End::PowerOff, None) if self.session.is_none() => Outcome::PoweredOff,
+            (End::PowerOff, None) => died("it powered off before the command had ended".into()),
+            (end @ (End::TripleFault { .. } | End::Unsupported { .. }), None) => {
+                died(end.to_string())
+            }
+            (end @ (End::Reset { .. } | End::Halted), None) => died(end.to_string()),
+            (End::Stopped, None) => Outcome::Failed { why: "the host gave no threads".into() },
+        }
+    }
+
+    fn overdue(&self) -> Option<Outcome> {
+        let now = Instant::now();
+        if self.power_off.is_some_and(|at| at <= now) {
+            return self.exited();
+        }
+        self.deadline.filter(|at| *at <= now).map(|_| self.exited().unwrap_or(Outcome::TimedOut))
+    }
+
+    fn exited(&self) -> Option<Outcome> {
+        let (code, signal) = self.session.as_ref()?.exit()?;
+        Some(Outcome::Exited { code, signal })
+    }
+}
