@@ -277,14 +277,13 @@ pub fn arpl_register<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     Ok(())
 }
 
-/// ARPL m16, r16.
+/// ARPL m16, r16: memory is written only if the selector changes.
 pub fn arpl_memory<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     require_protected(cpu)?;
-    let source = cpu.reg(op.dst);
-    let changed = cpu.modify::<u16, bool>(op, |_, old| match adjust(old, source) {
-        Some(new) => (new, true),
-        None => (old, false),
-    })?;
-    cpu.set_zero_flag(changed);
+    let adjusted = adjust(cpu.load(op)?, cpu.reg(op.dst));
+    if let Some(value) = adjusted {
+        cpu.store(op, value)?;
+    }
+    cpu.set_zero_flag(adjusted.is_some());
     Ok(())
 }

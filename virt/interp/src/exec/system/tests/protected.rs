@@ -315,6 +315,20 @@ fn arpl_raises_the_requested_level() {
 }
 
 #[test]
+fn arpl_that_changes_nothing_does_not_write() {
+    // ARPL [DATA], CX in a read-only segment (found by test386.asm).
+    let mut cpu = protected(0, &[0x63, 0x0d, 0, 0, 1, 0]);
+    cpu.state.segments[3].attributes &= !attr::WRITE_READ;
+    cpu.bus.poke(crate::testing::DATA, 0x13u16);
+    cpu.regs[1] = 2;
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert!(!cpu.flags.zero());
+    cpu.bus.poke(crate::testing::DATA, 0x10u16);
+    cpu.set_rip(CODE);
+    assert_eq!(step(&mut cpu), gp(0));
+}
+
+#[test]
 fn loading_the_task_register_marks_it_busy() {
     let mut cpu = protected(0, &[0x0f, 0x00, 0xd8, 0x0f, 0x00, 0xc8]);
     cpu.regs[0] = u64::from(sel::TSS_2);
