@@ -6,14 +6,14 @@
 mod config;
 mod table;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::suite;
 use config::Entry;
 pub(crate) use table::Row;
 
@@ -29,12 +29,13 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// From the debug-exit status (value << 1 | 1): 0 passed, 77 skipped (kvm-unit-tests,
-    /// lib/x86/io.c and lib/report.c).
-    fn from_status(status: Option<i32>) -> Self {
+    /// From the debug-exit status, odd, and what was printed: 1 is a pass (of a test that said
+    /// something: QEMU's own errors are 1 too), 77 asks to be counted as skipped.
+    fn from_status(status: Option<i32>, output: &str) -> Self {
         match status {
+            Some(1) if output.trim().is_empty() => Self::Broken,
             Some(1) => Self::Pass,
-            Some(155) => Self::Skip,
+            Some(77) => Self::Skip,
             Some(125) | None => Self::Broken,
             Some(124) => Self::Timeout,
             Some(_) => Self::Fail,
@@ -139,40 +140,16 @@ fn ours(roof: &Path, flat: &Path, entry: &Entry) -> Command {
     command
 }
 
-/// Runs to the end or the time-out; the verdict and the end of what was printed.
+/// Runs to the end or the time-out; the verdict and everything that was printed.
 fn timed(mut command: Command, timeout: Duration) -> (Verdict, String) {
-    let spawned =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let Ok(mut child) = spawned else { return (Verdict::Broken, String::new()) };
-    let mut pipes: [Box<dyn Read + Send>; 2] = [
-        Box::new(child.stdout.take().expect("piped")),
-        Box::new(child.stderr.take().expect("piped")),
-    ];
-    let output = Mutex::new(String::new());
-    let started = Instant::now();
-    let verdict = std::thread::scope(|scope| {
-        for pipe in &mut pipes {
-            scope.spawn(|| {
-                let mut bytes = Vec::new();
-                // A broken pipe ends the output, no more.
-                let _ = pipe.take(4 << 20).read_to_end(&mut bytes);
-                output.lock().expect("no panics").push_str(&String::from_utf8_lossy(&bytes));
-            });
+    match suite::run(&mut command, "", timeout) {
+        Err(_) => (Verdict::Broken, String::new()),
+        Ok(seen) if seen.killed => (Verdict::Timeout, seen.stdout),
+        Ok(seen) => {
+            let verdict = Verdict::from_status(seen.status, &seen.stdout);
+            (verdict, seen.stdout + &seen.stderr)
         }
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return Verdict::from_status(status.code()),
-                Ok(None) if started.elapsed() > timeout => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Verdict::Timeout;
-                }
-                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-                Err(_) => return Verdict::Broken,
-            }
-        }
-    });
-    (verdict, output.into_inner().expect("no panics"))
+    }
 }
 
 /// What the output says of a result that is no pass.

@@ -73,8 +73,10 @@ impl Report {
 
 /// What a program did.
 pub(crate) struct Output {
-    /// Exit status; `None` if it had to be killed or died of a signal.
+    /// Exit status; `None` if it was killed.
     pub(crate) status: Option<i32>,
+    /// It took too long and was killed for it.
+    pub(crate) killed: bool,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -115,20 +117,21 @@ pub(crate) fn run(command: &mut Command, input: &str, limit: Duration) -> Result
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
     let started = Instant::now();
-    let status = loop {
+    let (status, killed) = loop {
         if let Some(status) = child.try_wait()? {
-            break status.code();
+            break (status.code(), false);
         }
         if started.elapsed() > limit {
             child.kill()?;
             child.wait()?;
-            break None;
+            break (None, true);
         }
         thread::sleep(Duration::from_millis(10));
     };
     feeder.join().expect("the feeder does not panic");
     Ok(Output {
         status,
+        killed,
         stdout: stdout.join().expect("readers do not panic"),
         stderr: stderr.join().expect("readers do not panic"),
     })
