@@ -83,7 +83,28 @@ impl<B: Bus> Cpu<B> {
         self.checked_linear(segment, offset, length, access)
     }
 
+    #[inline(always)]
     fn checked_linear(
+        &mut self,
+        segment: u8,
+        offset: u64,
+        length: u64,
+        access: Access,
+    ) -> Exec<u64> {
+        let descriptor = self.segment(segment);
+        let last = offset.wrapping_add(length.max(1) - 1);
+        // Present, writable, expand-up data: what nearly every access meets. A limit of 4 GiB
+        // lets an access wrap around, as the manual leaves open.
+        const KIND: u16 = attr::PRESENT | attr::CODE | attr::DOWN_CONFORMING | attr::WRITE_READ;
+        let plain = descriptor.attributes & KIND == attr::PRESENT | attr::WRITE_READ;
+        if plain && (last <= u64::from(descriptor.limit) || descriptor.limit == u32::MAX) {
+            return Ok(descriptor.base.wrapping_add(offset) & 0xffff_ffff);
+        }
+        self.fully_checked_linear(segment, offset, length, access)
+    }
+
+    #[inline(never)]
+    fn fully_checked_linear(
         &mut self,
         segment: u8,
         offset: u64,
@@ -108,7 +129,7 @@ impl<B: Bus> Cpu<B> {
             let top = if descriptor.is_big() { 0xffff_ffff } else { 0xffff };
             offset > limit && last <= top && last >= offset
         } else {
-            last <= limit && last >= offset
+            last <= limit && last >= offset || descriptor.limit == u32::MAX
         };
         if allowed && inside && descriptor.is_present() {
             return Ok(descriptor.base.wrapping_add(offset) & 0xffff_ffff);

@@ -129,8 +129,9 @@ impl StringKind for Cmps {
 
     #[inline(always)]
     fn element<B: Bus, W: Width>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec<LazyFlags> {
-        let left: W = load_source(cpu, op)?;
+        // Which one faults first is not specified; processors at hand read ES:DI first.
         let right: W = load_destination(cpu, op)?;
+        let left: W = load_source(cpu, op)?;
         Ok(compared(left, right))
     }
 
@@ -236,14 +237,15 @@ pub fn repeated<B: Bus, K: StringKind, W: Width>(cpu: &mut Cpu<B>, op: &Op<B>) -
     let stepwise = cpu.has_flag(Flags::TF) || cpu.state.dr7 & Dr7::ANY_ENABLED.bits() != 0;
     let mut count = cpu.masked(RCX, op.flags);
     let mut patience = PATIENCE;
+    // A fault in the middle leaves the flags from before the instruction (SDM vol. 2, REP).
+    let mut flags = cpu.flags;
     while count != 0 {
         let wanted = count.min(RUN_BYTES) * W::BYTES;
         let bytes =
             if stride > 0 && count > 1 && !stepwise { K::run::<B, W>(cpu, op, wanted) } else { 0 };
         let mut ended = false;
         if bytes == 0 {
-            let flags = K::element::<B, W>(cpu, op)?;
-            cpu.flags = flags;
+            flags = K::element::<B, W>(cpu, op)?;
             K::advance(cpu, op, stride);
             count -= 1;
             patience -= 1;
@@ -258,6 +260,7 @@ pub fn repeated<B: Bus, K: StringKind, W: Width>(cpu: &mut Cpu<B>, op: &Op<B>) -
             break;
         }
         if stepwise || patience == 0 && cpu.bus.attention() {
+            cpu.flags = flags;
             cpu.stop = Stop::Repeat;
             return Err(Trap);
         }
@@ -265,5 +268,6 @@ pub fn repeated<B: Bus, K: StringKind, W: Width>(cpu: &mut Cpu<B>, op: &Op<B>) -
             patience = PATIENCE;
         }
     }
+    cpu.flags = flags;
     Ok(())
 }

@@ -164,6 +164,19 @@ fn a_fault_in_the_middle_leaves_exact_registers() {
 }
 
 #[test]
+fn a_fault_while_scanning_keeps_the_flags_from_before() {
+    let mut bench = Bench::new(&[0xf2, 0xae]);
+    bench.cpu.regs[7] = DATA + 0xffe;
+    bench.cpu.regs[0] = 0xff;
+    bench.cpu.regs[1] = 5;
+    bench.cpu.bus.absent.insert((DATA >> 12) + 1);
+    let stop = bench.try_run(ZF | OF);
+    assert_eq!(stop, Stop::Fault(Exception::page_fault(DATA + 0x1000, 0)));
+    assert_eq!(bench.cpu.flags.bits(), ZF | OF);
+    assert_eq!((bench.cpu.regs[7], bench.cpu.regs[1]), (DATA + 0x1000, 3));
+}
+
+#[test]
 fn long_runs_give_way() {
     let mut bench = Bench::new(&[0xf3, 0xaa]);
     bench.cpu.bus.attention_after = Some(1);
