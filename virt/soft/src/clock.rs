@@ -38,13 +38,13 @@ impl Clock {
     /// Host ticks to nanoseconds since the start.
     pub(crate) fn ns_at(&self, tsc: u64) -> u64 {
         let ticks = tsc.saturating_sub(self.start_tsc);
-        (u128::from(ticks) * u128::from(self.ns_per_tick) >> 32) as u64
+        ((u128::from(ticks) * u128::from(self.ns_per_tick)) >> 32) as u64
     }
 
     /// How long until the host's TSC reaches a value.
     pub(crate) fn until_tsc(&self, tsc: u64) -> Duration {
         let ticks = tsc.saturating_sub(host::rdtsc());
-        Duration::from_nanos((u128::from(ticks) * u128::from(self.ns_per_tick) >> 32) as u64)
+        Duration::from_nanos(((u128::from(ticks) * u128::from(self.ns_per_tick)) >> 32) as u64)
     }
 
     /// The host's TSC at a nanosecond.

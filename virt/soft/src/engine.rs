@@ -8,7 +8,7 @@ use x86::cpuid::CpuidEntry;
 
 use crate::clock::Clock;
 use crate::cpuid;
-use crate::shared::{Shared, attention};
+use crate::shared::Shared;
 use crate::vcpu::SoftVcpu;
 
 /// The software engine.
@@ -63,7 +63,7 @@ impl Engine for SoftEngine {
             .vcpus
             .get(index as usize)
             .ok_or(EngineError::Unsupported { engine: "soft", what: "this vCPU index" })?;
-        vcpu.notify(attention::NMI);
+        vcpu.notify_nmi();
         Ok(())
     }
 }

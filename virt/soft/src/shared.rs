@@ -37,6 +37,8 @@ pub(crate) struct VcpuShared {
     pub(crate) index: u32,
     pub(crate) attention: AtomicU32,
     pub(crate) sipi_vector: AtomicU8,
+    /// NMIs that came: one can be served and one more wait, others merge with it.
+    pub(crate) nmis: AtomicU8,
     /// Guest TSC - host TSC, for readers of the local APIC's timer.
     pub(crate) tsc_offset: AtomicU64,
     lapic: Mutex<Lapic>,
@@ -52,6 +54,7 @@ impl VcpuShared {
             index,
             attention: AtomicU32::new(0),
             sipi_vector: AtomicU8::new(0),
+            nmis: AtomicU8::new(0),
             tsc_offset: AtomicU64::new(0),
             lapic: Mutex::new(Lapic::new(index)),
             stale: Mutex::default(),
@@ -73,6 +76,14 @@ impl VcpuShared {
         }
     }
 
+    /// Sends an NMI.
+    pub(crate) fn notify_nmi(&self) {
+        // Racing senders may merge, as on hardware.
+        let count = self.nmis.load(Ordering::Relaxed);
+        self.nmis.store((count + 1).min(2), Ordering::Release);
+        self.notify(attention::NMI);
+    }
+
     /// Sleeps until a bit is set or the time is over.
     pub(crate) fn sleep(&self, at_most: Option<Duration>) {
         let mut asleep = self.asleep.lock().expect("no holder panics");
@@ -89,9 +100,8 @@ impl VcpuShared {
 
     /// Pages whose blocks are to be dropped, and pages to be write-protected.
     pub(crate) fn take_code_work(&self) -> (Vec<u64>, Vec<u64>) {
-        let take = |list: &Mutex<Vec<u64>>| {
-            std::mem::take(&mut *list.lock().expect("no holder panics"))
-        };
+        let take =
+            |list: &Mutex<Vec<u64>>| std::mem::take(&mut *list.lock().expect("no holder panics"));
         (take(&self.stale), take(&self.protect))
     }
 
@@ -99,7 +109,7 @@ impl VcpuShared {
         match accepted {
             Accepted::Nothing => {}
             Accepted::Wake | Accepted::ExtInt => self.notify(attention::INTERRUPT),
-            Accepted::Nmi => self.notify(attention::NMI),
+            Accepted::Nmi => self.notify_nmi(),
             Accepted::Init => self.notify(attention::INIT),
             Accepted::Sipi(vector) => {
                 self.sipi_vector.store(vector, Ordering::Release);

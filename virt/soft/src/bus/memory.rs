@@ -9,9 +9,6 @@ use super::SoftBus;
 use super::tlb::Kind;
 use super::translate::Place;
 
-/// The xAPIC page; the base is fixed, moving it is refused by WRMSR.
-const LAPIC_PAGE: u64 = 0xfee0_0000;
-
 /// Up to two places an access of at most a page lies in: before and after a page boundary.
 #[derive(Clone, Copy)]
 struct Pieces {
@@ -44,6 +41,7 @@ macro_rules! by_width {
 }
 
 impl SoftBus {
+    #[expect(clippy::unnecessary_cast, reason = "one of the four widths is u64 itself")]
     #[inline(always)]
     fn ram_load<W: Width>(&self, at: RamOffset) -> W {
         by_width!(W, |S| W::from_u64(self.memory.load::<S>(at) as u64))
@@ -115,7 +113,7 @@ impl SoftBus {
     }
 
     fn device_read(&mut self, at: GuestPhys, into: &mut [u8]) {
-        if at.page_base().0 == LAPIC_PAGE && self.lapic_is_mapped() {
+        if self.is_lapic_page(at) {
             let value = self.lapic_mmio_read((at.0 & 0xfff) as u32, into.len());
             into.copy_from_slice(&value.to_le_bytes()[..into.len()]);
             return;
@@ -127,7 +125,7 @@ impl SoftBus {
     }
 
     fn device_write(&mut self, at: GuestPhys, from: &[u8]) {
-        if at.page_base().0 == LAPIC_PAGE && self.lapic_is_mapped() {
+        if self.is_lapic_page(at) {
             let mut value = [0; 8];
             value[..from.len()].copy_from_slice(from);
             self.lapic_mmio_write((at.0 & 0xfff) as u32, u64::from_le_bytes(value) as u32);
@@ -250,6 +248,7 @@ impl LinearMemory for SoftBus {
         Ok(())
     }
 
+    #[expect(clippy::unnecessary_cast, reason = "one of the four widths is u64 itself")]
     fn compare_exchange<W: Width>(&mut self, at: u64, expected: W, new: W) -> Result<W, Exception> {
         if self.tlb.lookup(Kind::Write, at, W::BYTES).is_none() {
             self.slow_checks(at, W::BYTES, true)?;
@@ -308,7 +307,8 @@ impl LinearMemory for SoftBus {
             let linear = self.wrap(at.wrapping_add(index as u64));
             // The first byte of each page decides; within a page the rest follows.
             let place = self.translate_system(linear, false)?;
-            if index == 0 && (linear & 0xfff) + W::BYTES <= 4096
+            if index == 0
+                && (linear & 0xfff) + W::BYTES <= 4096
                 && let Place::Ram(offset) = place
             {
                 return Ok(self.ram_load(offset));
@@ -342,9 +342,7 @@ impl SoftBus {
     /// Pieces of an access, from the TLB where it hits.
     fn pieces_cached(&mut self, kind: Kind, at: u64, size: u64) -> Result<Pieces, Exception> {
         match self.tlb.lookup(kind, at, size) {
-            Some(offset) => {
-                Ok(Pieces { first: Place::Ram(offset), first_len: size, second: None })
-            }
+            Some(offset) => Ok(Pieces { first: Place::Ram(offset), first_len: size, second: None }),
             None => self.pieces(kind, at, size),
         }
     }

@@ -11,17 +11,17 @@ mod translate;
 use std::sync::Arc;
 
 use ::memory::{GuestMemory, RamOffset};
-use iced_x86::Instruction;
-use x86::XsaveArea;
 use engine::EngineError;
+use iced_x86::Instruction;
 use interp::vector::{Exchange, VectorHandle, VectorUnit};
 use interp::{Bus, Context};
+use x86::XsaveArea;
 
 use crate::shared::{Shared, VcpuShared};
 use crate::simd::HostVectors;
 use crate::sys::io_slot::IoSlot;
-pub(crate) use translate::Place;
 use tlb::Tlb;
+pub(crate) use translate::Place;
 
 /// What one vCPU's instructions reach.
 pub(crate) struct SoftBus {

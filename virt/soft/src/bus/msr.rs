@@ -2,8 +2,9 @@
 //!
 //! What is not here raises #GP(0), as on hardware; Linux probes such MSRs with that in mind.
 
-use x86::msr;
+use ::memory::GuestPhys;
 use x86::CpuState;
+use x86::msr;
 use x86::paging::PHYSICAL_BITS;
 
 use super::SoftBus;
@@ -35,9 +36,7 @@ impl SoftBus {
         let now = self.shared.now(&self.own);
         match index {
             msr::APIC_BASE => Some(self.own.lapic().apic_base()),
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
-                self.own.lapic().read_msr(index, now).ok()
-            }
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.own.lapic().read_msr(index, now).ok(),
             msr::TSC_DEADLINE => Some(self.own.lapic().tsc_deadline(now)),
             msr::MTRR_CAP => Some(MTRR_CAP),
             msr::MCG_CAP | msr::PLATFORM_INFO | msr::MISC_FEATURES_ENABLES => Some(0),
@@ -54,18 +53,13 @@ impl SoftBus {
         }
     }
 
-    pub(super) fn msr_write(
-        &mut self,
-        state: &mut CpuState,
-        index: u32,
-        value: u64,
-    ) -> Option<()> {
+    pub(super) fn msr_write(&mut self, state: &mut CpuState, index: u32, value: u64) -> Option<()> {
         let now = self.shared.now(&self.own);
         match index {
             msr::APIC_BASE => {
-                // The register page stays where it is: nobody moves it, and a moved page would
-                // have to shadow RAM.
-                if value & !0xfff & (1 << PHYSICAL_BITS) - 1 != 0xfee0_0000 {
+                // A page moved over RAM would have to shadow it, which the TLB can't.
+                let page = value & !0xfff & ((1 << PHYSICAL_BITS) - 1);
+                if self.memory.locate(GuestPhys(page)).is_some() {
                     return None;
                 }
                 self.own.lapic().set_apic_base(value, PHYSICAL_BITS).ok()?;

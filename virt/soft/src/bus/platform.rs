@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use ::memory::GuestPhys;
 use interp::{Context, Flush, Platform, PortIo, Translation};
 use irqchip::Effect;
 use x86::CpuState;
@@ -12,9 +13,9 @@ use crate::shared::attention;
 use crate::sys::host;
 
 impl SoftBus {
-    /// Whether the xAPIC page answers at its place.
-    pub(super) fn lapic_is_mapped(&self) -> bool {
-        self.own.lapic().page().is_some()
+    /// Whether the xAPIC's register page is there. Only asked outside RAM, which goes first.
+    pub(super) fn is_lapic_page(&self, at: GuestPhys) -> bool {
+        self.own.lapic().page() == Some(at.page_base())
     }
 
     pub(super) fn lapic_mmio_read(&mut self, offset: u32, _width: usize) -> u64 {

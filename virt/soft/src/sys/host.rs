@@ -10,10 +10,5 @@ pub(crate) fn rdtsc() -> u64 {
 /// CPUID.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> x86::cpuid::CpuidResult {
     let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    x86::cpuid::CpuidResult {
-        eax: result.eax,
-        ebx: result.ebx,
-        ecx: result.ecx,
-        edx: result.edx,
-    }
+    x86::cpuid::CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
 }

@@ -1,14 +1,14 @@
 //! From RIP to a decoded block: translate, look up, decode.
 
-use interp::{CodeSize, Op, decode};
 use interp::cpu::Mode;
+use interp::{CodeSize, Op, decode};
 use memory::RamOffset;
 use x86::{Exception, Vector};
 
 use super::SoftVcpu;
 use crate::block::BLOCK_OPS;
-use crate::bus::{Place, SoftBus};
 use crate::bus::tlb::Kind;
+use crate::bus::{Place, SoftBus};
 use interp::OpFlags;
 
 /// What RIP points at.

@@ -32,6 +32,8 @@ impl SoftVcpu {
             self.cpu.start_up(self.own.sipi_vector.load(Ordering::Acquire));
         }
         if bits & attention::NMI != 0 {
+            let came = self.own.nmis.swap(0, Ordering::AcqRel);
+            self.second_nmi |= came > 1 || self.cpu.state.nmi_pending;
             self.cpu.state.nmi_pending = true;
         }
         self.look_at_lapic();
@@ -94,7 +96,7 @@ impl SoftVcpu {
             && !self.cpu.state.mov_ss_shadow
             && !self.cpu.state.sti_shadow
         {
-            self.cpu.state.nmi_pending = false;
+            self.cpu.state.nmi_pending = std::mem::take(&mut self.second_nmi);
             self.cpu.state.activity = Activity::Running;
             let delivered = self.cpu.deliver_nmi();
             return self.after_delivery(delivered);

@@ -24,6 +24,8 @@ pub(crate) struct SoftVcpu {
     own: Arc<VcpuShared>,
     /// The local APIC or the 8259 pair has something deliverable, IF and shadows apart.
     interrupt_ready: bool,
+    /// Another NMI waits behind the pending one.
+    second_nmi: bool,
     /// Host TSC at which the local APIC's timer is due; `u64::MAX` when it is not counting.
     timer_due: u64,
     /// Blocks until the timer is looked at again.
@@ -42,6 +44,7 @@ impl SoftVcpu {
             shared,
             own,
             interrupt_ready: false,
+            second_nmi: false,
             timer_due: u64::MAX,
             until_timer_check: 0,
             retired: 0,

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use engine::{Budget, Exit, ShutdownCause};
 use interp::op::slot;
 use interp::{Op, Stop};
-use x86::{Activity, Dr6, Dr7, Exception, Flags};
+use x86::{Activity, Dr7, Exception, Flags};
 
 use super::SoftVcpu;
 use super::code::Code;
@@ -172,7 +172,7 @@ impl SoftVcpu {
     fn step(&mut self) -> Option<Exit> {
         let state = &mut self.cpu.state;
         let resume = state.rflags & Flags::RF.bits() != 0;
-        let single_step = state.rflags & Flags::TF.bits() != 0;
+        self.cpu.stepping = state.rflags & Flags::TF.bits() != 0;
         let after_mov_ss = state.mov_ss_shadow;
         state.sti_shadow = false;
         state.mov_ss_shadow = false;
@@ -196,7 +196,7 @@ impl SoftVcpu {
         match outcome {
             Ok(()) => {
                 self.retired += 1;
-                self.debug_traps(single_step)
+                self.debug_traps()
             }
             Err(_) => {
                 if self.cpu.stop == Stop::Repeat && resume {
@@ -206,7 +206,7 @@ impl SoftVcpu {
                 let halted = self.cpu.stop == Stop::Halt;
                 let exit = self.trapped(op.len);
                 if exit.is_none() && (repeated || halted) {
-                    return self.debug_traps(single_step);
+                    return self.debug_traps();
                 }
                 exit
             }
@@ -214,16 +214,10 @@ impl SoftVcpu {
     }
 
     /// #DB traps due after an instruction: data breakpoints, single step.
-    fn debug_traps(&mut self, single_step: bool) -> Option<Exit> {
-        let mut bits = interp::Translation::take_watch_hits(&mut self.cpu.bus);
-        if single_step {
-            bits |= Dr6::BS.bits();
-        }
-        if bits == 0 || self.cpu.state.mov_ss_shadow {
-            return None;
-        }
+    fn debug_traps(&mut self) -> Option<Exit> {
+        let exception = self.cpu.debug_trap()?;
         self.cpu.state.activity = Activity::Running;
-        let delivered = self.cpu.deliver_exception(Exception::debug(bits));
+        let delivered = self.cpu.deliver_exception(exception);
         self.after_delivery(delivered)
     }
 
@@ -233,10 +227,6 @@ impl SoftVcpu {
             Code::Single(op) => op,
             Code::Block(index) => self.cache.get(index).ops[0],
         };
-        if self.inside_code_segment(u32::from(op.len)) {
-            Ok(op)
-        } else {
-            Err(Self::BEYOND_LIMIT)
-        }
+        if self.inside_code_segment(u32::from(op.len)) { Ok(op) } else { Err(Self::BEYOND_LIMIT) }
     }
 }
