@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use thiserror::Error;
 use x86::GuestPhys;
@@ -236,11 +237,22 @@ impl GuestMemory {
         self.pieces(start, from.len() as u64, |offset, range| {
             let first = offset.0 / PAGE_SIZE;
             let last = (offset.0 + range.len().max(1) as u64 - 1) / PAGE_SIZE;
-            self.write_bytes(offset, &from[range]);
+            self.write_run(offset, &from[range]);
             for page in first..=last {
                 self.dirty.set(page);
             }
         })
+    }
+
+    /// Copies bytes into RAM; a kernel or an initrd by way of the file, because its pages, touched
+    /// for the first time through the mapping, would cost a host fault each.
+    fn write_run(&self, offset: RamOffset, from: &[u8]) {
+        const LARGE: usize = 256 << 10;
+        let written =
+            from.len() >= LARGE && self.mapping.file().write_all_at(from, offset.0).is_ok();
+        if !written {
+            self.write_bytes(offset, from);
+        }
     }
 
     /// Calls `each` for every contiguous run of a physical range, after checking all of it.
@@ -318,6 +330,17 @@ mod tests {
         let mut bytes = [0; 2];
         memory.read_physical(GuestPhys(0xfff), &mut bytes).unwrap();
         assert_eq!(bytes, [1, 2]);
+    }
+
+    #[test]
+    fn large_writes_arrive_in_the_mapping() {
+        let memory = GuestMemory::new(&[(GuestPhys(0), 0x8_0000)]).unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n * 7) as u8).collect();
+        memory.write_physical(GuestPhys(123), &bytes).unwrap();
+        let mut back = vec![0; bytes.len()];
+        memory.read_physical(GuestPhys(123), &mut back).unwrap();
+        assert!(back == bytes && memory.load::<u8>(RamOffset(122)) == 0);
+        assert!(memory.dirty().is_set(0x40) && !memory.dirty().is_set(0x4a));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use machine::{Boot, Machine, MachineConfig, MachineError, SerialConfig, SerialIn
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::choose::EngineKind;
+use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
 use super::error::RunError;
 use super::outbox::Outbox;
@@ -65,6 +65,17 @@ struct Input {
 pub(super) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Looks at this host's /dev/kvm.
+pub(super) fn kvm_verdict() -> KvmVerdict {
+    let verdict = kvm::probe();
+    let text = verdict.to_string();
+    match verdict {
+        kvm::Verdict::Hardware => KvmVerdict::Hardware(text),
+        kvm::Verdict::Emulated { .. } => KvmVerdict::Emulated(text),
+        kvm::Verdict::Unavailable { .. } => KvmVerdict::Unavailable(text),
+    }
 }
 
 /// Whether a kernel file is a program of its own rather than a Linux: it gets no initramfs and no

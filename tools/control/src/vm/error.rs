@@ -42,7 +42,7 @@ pub enum RunError {
     #[error("cannot allocate the guest's memory")]
     Memory(#[from] memory::MemoryError),
     /// `--engine kvm` where there is none.
-    #[error("--engine kvm: {0}")]
+    #[error("--engine kvm cannot have /dev/kvm: {0}")]
     Kvm(String),
     /// No kernel.
     #[error(transparent)]
