@@ -62,11 +62,14 @@ fn compared<B: Bus, W: Width>(cpu: &mut Cpu<B>, expected: W, found: W) {
     }
 }
 
-/// `cmpxchg r, r`: the destination is written in any case, the accumulator only if they differ.
+/// `cmpxchg r, r`: only one of destination and accumulator is written (a 32-bit destination that
+/// stays keeps its high half, as processors do).
 pub fn compare_register<B: Bus, W: Width>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     let (expected, found): (W, W) = (cpu.reg(RAX), cpu.reg(op.dst));
-    let kept = if found == expected { cpu.reg(op.src) } else { found };
-    cpu.set_reg(op.dst, kept);
+    if found == expected {
+        let new: W = cpu.reg(op.src);
+        cpu.set_reg(op.dst, new);
+    }
     compared(cpu, expected, found);
     Ok(())
 }

@@ -185,6 +185,11 @@ pub fn fill_memory<B: Bus>(instruction: &Instruction, size: CodeSize, op: &mut O
     let base = instruction.memory_base();
     let index = instruction.memory_index();
     op.segment = segment_number(instruction.memory_segment());
+    if size == CodeSize::Bits64 && op.segment < 4 {
+        // ES, CS, SS and DS prefixes are ignored: the base register alone makes it a stack access.
+        let stack = matches!(base.full_register(), Register::RSP | Register::RBP);
+        op.segment = if stack { 2 } else { 3 };
+    }
     op.base = if base == Register::None { slot::ZERO } else { register_slot(base) };
     // A vector index (VSIB) is the vector group's own business.
     op.index = if index == Register::None || index.is_vector_register() {

@@ -1,10 +1,10 @@
 //! The guest's register image by parts: vectors, x87 words, and how large operands move.
 
-use x86::XsaveArea;
 use x86::xsave::{XMM_OFFSET, YMM_HI_OFFSET};
+use x86::{Exception, GuestVirt, XsaveArea};
 
 use crate::bus::{Access, Bus};
-use crate::cpu::{Cpu, Exec};
+use crate::cpu::{Cpu, Exec, Trap};
 use crate::op::Op;
 
 /// Offset of ST0 in the image.
@@ -23,6 +23,16 @@ impl<B: Bus> Cpu<B> {
             Ok(()) => Ok(()),
             Err(exception) => Err(self.memory_fault(exception, op.segment)),
         }
+    }
+
+    /// What a misaligned state image raises: #GP(0), or #SS(0) of a stack access that is not even
+    /// canonical. (Vector operands raise #GP(0) in any case.)
+    #[cold]
+    pub(super) fn misaligned(&mut self, op: &Op<B>, at: u64) -> Trap {
+        if self.is_long() && !GuestVirt(at).is_canonical() {
+            return self.memory_fault(Exception::GP0, op.segment);
+        }
+        self.gp0()
     }
 
     /// Stores bytes to the memory operand; likewise.

@@ -23,9 +23,7 @@ const YMM_STATE: u64 = Xcr0::SSE.bits() | Xcr0::AVX.bits();
 pub(super) fn pass<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>) -> Exec {
     let cr0 = cpu.state.cr0;
     let ready = match GATE {
-        SSE => {
-            cr0 & (Cr0::EM | Cr0::TS).bits() == 0 && cpu.state.cr4 & Cr4::OSFXSR.bits() != 0
-        }
+        SSE => cr0 & (Cr0::EM | Cr0::TS).bits() == 0 && cpu.state.cr4 & Cr4::OSFXSR.bits() != 0,
         AVX => {
             cr0 & Cr0::TS.bits() == 0
                 && cpu.state.cr4 & Cr4::OSXSAVE.bits() != 0

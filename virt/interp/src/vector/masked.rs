@@ -52,6 +52,7 @@ fn lower_gather<B: Bus>(instruction: &Instruction, op: &mut Op<B>) -> Option<Han
     let bytes = |wide: bool| if wide { 32u64 } else { 16 };
     let elements = (bytes(wide_index) / index).min(bytes(wide_data) / data);
     op.imm = elements;
+    op.src2 = bytes(wide_index || wide_data) as u8;
     op.extra = register;
     Some(match (data, index) {
         (4, 4) => gather::<B, 4, 4>,
@@ -158,6 +159,13 @@ fn gather<B: Bus, const DATA: usize, const INDEX: usize>(cpu: &mut Cpu<B>, op: &
     let mut mask: [u8; 32] = vector(&cpu.state.xsave, op.src);
     let mut value: [u8; 32] = vector(&cpu.state.xsave, op.dst);
     let count = op.imm as usize & 15;
+    let length = op.src2 as usize & 63;
+    // The mask is its sign bits from the start, as an interrupted gather shows it.
+    for number in 0..32 / DATA {
+        let here = number * DATA..(number + 1) * DATA;
+        let chosen = here.end <= length && mask[here.end - 1] & 0x80 != 0;
+        mask[here].fill(if chosen { 0xff } else { 0 });
+    }
     for number in 0..count {
         let here = number * DATA..(number + 1) * DATA;
         if mask[here.end - 1] & 0x80 != 0 {
@@ -167,6 +175,10 @@ fn gather<B: Bus, const DATA: usize, const INDEX: usize>(cpu: &mut Cpu<B>, op: &
                 let into = &mut value[here.clone()];
                 cpu.bus.load_bytes(at, into).map_err(|e| cpu.memory_fault(e, op.segment))
             });
+            if loaded.is_ok() && length == 16 {
+                // The first element written to an XMM register clears what lies above.
+                value[16..].fill(0);
+            }
             if let Err(trap) = loaded {
                 // What has been gathered stays; its mask elements are clear.
                 set_vector::<32, true>(&mut cpu.state.xsave, op.dst, &value);

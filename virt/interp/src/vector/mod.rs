@@ -14,7 +14,7 @@ mod state_words;
 mod unit;
 mod x87;
 
-use iced_x86::{EncodingKind, Instruction, Register};
+use iced_x86::{EncodingKind, Instruction, Register, RflagsBits};
 use x86::XsaveArea;
 
 use crate::bus::Bus;
@@ -55,6 +55,14 @@ impl Default for MemoryOperand {
         Self([0; 64])
     }
 }
+
+/// The six status flags in iced's numbering, which has bits for C0-C3 of x87 too.
+pub const STATUS_FLAGS: u32 = RflagsBits::OF
+    | RflagsBits::SF
+    | RflagsBits::ZF
+    | RflagsBits::AF
+    | RflagsBits::CF
+    | RflagsBits::PF;
 
 /// Names a prepared instruction within its [`VectorUnit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,11 +22,7 @@ pub(super) fn lower<B: Bus>(instruction: &Instruction, op: &mut Op<B>) -> Option
 }
 
 /// Moves of whole registers: MOVAPS and kin.
-fn full_move<B: Bus>(
-    instruction: &Instruction,
-    op: &mut Op<B>,
-    vex: bool,
-) -> Option<Handler<B>> {
+fn full_move<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool) -> Option<Handler<B>> {
     let aligned = match instruction.mnemonic() {
         Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu => false,
         Mnemonic::Vmovups | Mnemonic::Vmovupd | Mnemonic::Vmovdqu | Mnemonic::Vlddqu => false,
@@ -81,16 +77,24 @@ fn part_move_vex<B: Bus>(instruction: &Instruction) -> Option<Handler<B>> {
         (Code::VEX_Vmovss_xmm_m32 | Code::VEX_Vmovd_xmm_rm32, true) => {
             load_part::<B, u32, true, AVX>
         }
-        (Code::VEX_Vmovsd_xmm_m64 | Code::VEX_Vmovq_xmm_rm64 | Code::VEX_Vmovq_xmm_xmmm64, true) => {
-            load_part::<B, u64, true, AVX>
-        }
+        (
+            Code::VEX_Vmovsd_xmm_m64 | Code::VEX_Vmovq_xmm_rm64 | Code::VEX_Vmovq_xmm_xmmm64,
+            true,
+        ) => load_part::<B, u64, true, AVX>,
         (Code::VEX_Vmovss_m32_xmm | Code::VEX_Vmovd_rm32_xmm, true) => store_part::<B, u32, 0, AVX>,
-        (Code::VEX_Vmovsd_m64_xmm | Code::VEX_Vmovq_rm64_xmm | Code::VEX_Vmovq_xmmm64_xmm, true) => {
+        (
+            Code::VEX_Vmovsd_m64_xmm | Code::VEX_Vmovq_rm64_xmm | Code::VEX_Vmovq_xmmm64_xmm,
+            true,
+        ) => store_part::<B, u64, 0, AVX>,
+        (Code::VEX_Vmovlps_m64_xmm | Code::VEX_Vmovlpd_m64_xmm, true) => {
             store_part::<B, u64, 0, AVX>
         }
-        (Code::VEX_Vmovlps_m64_xmm | Code::VEX_Vmovlpd_m64_xmm, true) => store_part::<B, u64, 0, AVX>,
-        (Code::VEX_Vmovhps_m64_xmm | Code::VEX_Vmovhpd_m64_xmm, true) => store_part::<B, u64, 1, AVX>,
-        (Code::VEX_Vmovq_xmm_xmmm64 | Code::VEX_Vmovq_xmmm64_xmm, false) => copy_low::<B, true, AVX>,
+        (Code::VEX_Vmovhps_m64_xmm | Code::VEX_Vmovhpd_m64_xmm, true) => {
+            store_part::<B, u64, 1, AVX>
+        }
+        (Code::VEX_Vmovq_xmm_xmmm64 | Code::VEX_Vmovq_xmmm64_xmm, false) => {
+            copy_low::<B, true, AVX>
+        }
         (Code::VEX_Vmovd_xmm_rm32, false) => from_general::<B, u32, true, AVX>,
         (Code::VEX_Vmovq_xmm_rm64, false) => from_general::<B, u64, true, AVX>,
         (Code::VEX_Vmovd_rm32_xmm, false) => to_general::<B, u32, AVX>,

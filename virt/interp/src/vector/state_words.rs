@@ -5,6 +5,7 @@ use iced_x86::{Code, Instruction};
 use x86::xsave::{MXCSR_MASK, XMM_OFFSET, YMM_HI_OFFSET};
 
 use super::gate::{self, AVX, MMX, SSE};
+use super::x87::mmx_begin;
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
 use crate::op::{Handler, Op};
@@ -41,7 +42,8 @@ fn stmxcsr<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
 
 fn emms<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
     gate::pass::<B, MMX>(cpu)?;
-    // Every tag empty; TOP stays where MMX instructions put it.
+    // TOP 0 as after every MMX instruction, and every tag empty.
+    mmx_begin(&mut cpu.state.xsave);
     cpu.state.xsave.0[4] = 0;
     Ok(())
 }

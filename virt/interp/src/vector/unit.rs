@@ -7,7 +7,8 @@ use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind};
 use x86::{Cr4, Exception, Vector};
 
 use super::gate::{self, AVX, MMX, SSE, SSE_MMX};
-use super::{Exchange, VectorHandle, any_register};
+use super::x87::mmx_begin;
+use super::{Exchange, STATUS_FLAGS, VectorHandle, any_register};
 use crate::bus::{Access, Bus};
 use crate::cpu::{Cpu, Exec, Trap};
 use crate::op::{Handler, Op};
@@ -35,7 +36,7 @@ pub(super) fn lower<B: Bus>(
     op: &mut Op<B>,
     bus: &mut B,
 ) -> Option<Handler<B>> {
-    let xmm = any_register(instruction, |r| r.is_xmm() || r.is_ymm());
+    let xmm = is_conversion(instruction) || any_register(instruction, |r| r.is_xmm() || r.is_ymm());
     let mmx = any_register(instruction, |r| r.is_mm());
     let vex = instruction.encoding() == EncodingKind::VEX;
     if !xmm && !mmx {
@@ -81,13 +82,32 @@ fn describe<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool) -> u8 
     if in_memory && !vex && instruction.memory_size().size() == 16 && !is_string(instruction) {
         extra |= ALIGNED;
     }
-    if instruction.rflags_modified() != 0 {
+    if instruction.rflags_modified() & STATUS_FLAGS != 0 {
         extra |= FLAGS_OUT;
     }
     if is_string(instruction) {
         extra |= STRING;
     }
     extra
+}
+
+/// CVTSS2SI, CVTPS2PI and kin: with a memory operand they name no XMM register, yet are SSE.
+fn is_conversion(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cvtps2pi
+            | Mnemonic::Cvtpd2pi
+            | Mnemonic::Cvttps2pi
+            | Mnemonic::Cvttpd2pi
+            | Mnemonic::Cvtss2si
+            | Mnemonic::Cvtsd2si
+            | Mnemonic::Cvttss2si
+            | Mnemonic::Cvttsd2si
+            | Mnemonic::Vcvtss2si
+            | Mnemonic::Vcvtsd2si
+            | Mnemonic::Vcvttss2si
+            | Mnemonic::Vcvttsd2si
+    )
 }
 
 /// PCMPxSTRx: unaligned operands, registers that go without saying.
@@ -124,14 +144,14 @@ pub(super) fn size<B: Bus>(op: &Op<B>) -> usize {
 fn registers_only<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     gate::pass::<B, GATE>(cpu)?;
     let mut exchange = Exchange::default();
-    execute(cpu, op, &mut exchange)
+    execute::<B, GATE>(cpu, op, &mut exchange)
 }
 
 fn with_load<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     gate::pass::<B, GATE>(cpu)?;
     let mut exchange = Exchange::default();
     load_memory(cpu, op, &mut exchange)?;
-    execute(cpu, op, &mut exchange)
+    execute::<B, GATE>(cpu, op, &mut exchange)
 }
 
 fn general<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
@@ -140,7 +160,7 @@ fn general<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     if op.extra & LOADS != 0 {
         load_memory(cpu, op, &mut exchange)?;
     }
-    if op.extra & STORES != 0 {
+    if GATE == MMX && op.extra & STORES != 0 {
         probe_store(cpu, op)?;
     }
     if op.extra & (GENERAL_IN | GENERAL_OUT) != 0 {
@@ -149,7 +169,7 @@ fn general<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     if op.extra & STRING != 0 {
         (exchange.rax, exchange.rcx, exchange.rdx) = (cpu.regs[0], cpu.regs[1], cpu.regs[2]);
     }
-    execute(cpu, op, &mut exchange)?;
+    execute::<B, GATE>(cpu, op, &mut exchange)?;
     if op.extra & STORES != 0 {
         cpu.store_operand(op, &exchange.memory.0[..size(op)], false)?;
     }
@@ -167,11 +187,7 @@ fn general<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
 
 /// Loads the memory operand at its exact size.
 #[inline(always)]
-pub(super) fn load_memory<B: Bus>(
-    cpu: &mut Cpu<B>,
-    op: &Op<B>,
-    exchange: &mut Exchange,
-) -> Exec {
+pub(super) fn load_memory<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut Exchange) -> Exec {
     let memory = &mut exchange.memory.0;
     match size(op) {
         8 => {
@@ -188,8 +204,8 @@ pub(super) fn load_memory<B: Bus>(
     Ok(())
 }
 
-/// Checks that the memory operand can be written, before registers change.
-pub(super) fn probe_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
+/// Checks that the memory operand can be written, before x87 state becomes MMX state.
+fn probe_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     let length = size(op) as u64;
     let at = cpu.linear(op, length, Access::Write)?;
     match cpu.bus.probe(at, length, Access::Write) {
@@ -199,9 +215,16 @@ pub(super) fn probe_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
 }
 
 #[inline(always)]
-fn execute<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut Exchange) -> Exec {
+fn execute<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut Exchange) -> Exec {
     cpu.bus.execute(handle(op), &mut cpu.state.xsave, exchange);
-    if exchange.unmasked == 0 { Ok(()) } else { Err(simd_fault(cpu, exchange)) }
+    if exchange.unmasked == 0 {
+        return Ok(());
+    }
+    if GATE == SSE_MMX {
+        // The transition to MMX state has happened before the exception is found.
+        mmx_begin(&mut cpu.state.xsave);
+    }
+    Err(simd_fault(cpu, exchange))
 }
 
 /// An unmasked SIMD floating-point exception. Flags found before computing (invalid, denormal,

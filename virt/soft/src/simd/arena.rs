@@ -99,9 +99,8 @@ impl Drop for Arena {
 
 fn map(file: i32, length: usize, protection: i32) -> Result<NonNull<u8>, EngineError> {
     // SAFETY: a new shared mapping at an address of the kernel's choice.
-    let at = unsafe {
-        libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file, 0)
-    };
+    let at =
+        unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file, 0) };
     if at == libc::MAP_FAILED {
         return Err(EngineError::last_os("mmap of code memory"));
     }

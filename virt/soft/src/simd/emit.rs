@@ -14,10 +14,10 @@ use std::collections::BTreeSet;
 use std::mem::offset_of;
 
 use iced_x86::{
-    Code, CodeSize, EncodingKind, Encoder, IcedError, Instruction, InstructionInfoFactory,
+    Code, CodeSize, Encoder, EncodingKind, IcedError, Instruction, InstructionInfoFactory,
     MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
 };
-use interp::vector::Exchange;
+use interp::vector::{Exchange, STATUS_FLAGS};
 use x86::xsave::{MXCSR_MASK, MXCSR_RESET, XMM_OFFSET, YMM_HI_OFFSET};
 
 const FOP: i64 = 6;
@@ -71,7 +71,8 @@ pub(super) fn routine(normal: &Instruction) -> Option<Vec<u8>> {
     let class = |test: fn(Register) -> bool| {
         (0..normal.op_count()).any(|index| test(normal.op_register(index)))
     };
-    let vector = class(|r| r.is_xmm() || r.is_ymm());
+    // With a memory operand CVTSS2SI and kin name no vector register.
+    let vector = class(|r| r.is_xmm() || r.is_ymm()) || class(Register::is_gpr);
     let emitter = Emitter::default();
     let code = if vector && !class(Register::is_mm) {
         vector_routine(emitter, normal)
@@ -270,12 +271,12 @@ impl Emitter {
             self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RCX, exchange(RCX)))?;
             self.push(Instruction::with2(Code::Mov_r64_rm64, Register::RDX, exchange(RDX)))?;
         }
-        if normal.rflags_read() != 0 {
+        if normal.rflags_read() & STATUS_FLAGS != 0 {
             self.push(Instruction::with1(Code::Push_rm64, exchange(RFLAGS)))?;
             self.push(Ok(Instruction::with(Code::Popfq)))?;
         }
         self.push(Ok(*normal))?;
-        if normal.rflags_modified() != 0 {
+        if normal.rflags_modified() & STATUS_FLAGS != 0 {
             self.push(Ok(Instruction::with(Code::Pushfq)))?;
             self.push(Instruction::with1(Code::Pop_rm64, exchange(RFLAGS)))?;
         }

@@ -32,6 +32,8 @@ pub(crate) struct Case {
     pub(crate) seed: u64,
     pub(crate) bitness: u32,
     pub(crate) instructions: Vec<Instruction>,
+    /// Where each of them begins.
+    pub(crate) starts: Vec<u64>,
     pub(crate) code: Vec<u8>,
     pub(crate) before: Machine,
     /// Bytes of the window that hold what the two sides cannot share (x87 pointers).

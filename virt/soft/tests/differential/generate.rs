@@ -22,7 +22,7 @@ impl<'a> Generator<'a> {
     pub(crate) fn case(&self, seed: u64) -> Option<Case> {
         let mut random = Random::new(seed);
         let mut before = machine::random(&mut random, self.bitness);
-        let mut instructions = Vec::new();
+        let (mut instructions, mut starts) = (Vec::new(), Vec::new());
         let mut ignored = Vec::new();
         let mut code = Vec::new();
         let mut undefined = 0;
@@ -62,12 +62,15 @@ impl<'a> Generator<'a> {
                 continue;
             };
             code.extend(bytes);
-            ignored.extend(target.and_then(|target| pointers(&instruction, target)).into_iter().flatten());
-            undefined = undefined & !instruction.rflags_written() | instruction.rflags_undefined();
+            starts.push(at);
+            ignored.extend(
+                target.and_then(|target| pointers(&instruction, target)).into_iter().flatten(),
+            );
+            undefined = still_undefined(undefined, &instruction);
             instructions.push(instruction);
         }
         assert!(code.len() <= CODE_SIZE);
-        Some(Case { seed, bitness: self.bitness, instructions, code, before, ignored })
+        Some(Case { seed, bitness: self.bitness, instructions, starts, code, before, ignored })
     }
 
     fn encode(&self, instruction: &Instruction, at: u64) -> Option<Vec<u8>> {
@@ -89,8 +92,8 @@ impl<'a> Generator<'a> {
                 instruction.set_has_repne_prefix(true);
             }
         }
-        let has_memory = (0..instruction.op_count())
-            .any(|index| instruction.op_kind(index) == OpKind::Memory);
+        let has_memory =
+            (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory);
         if has_memory && random.once_in(16) {
             let segments = [Register::DS, Register::ES, Register::SS, Register::CS];
             instruction.set_segment_prefix(random.pick(&segments));
@@ -146,13 +149,20 @@ impl<'a> Generator<'a> {
                 machine.window[stack + 2] &= !4;
             }
             M::Ldmxcsr | M::Vldmxcsr | M::Fxrstor | M::Fxrstor64 if !random.once_in(8) => {
-                let offset = if matches!(instruction.mnemonic(), M::Ldmxcsr | M::Vldmxcsr) { 0 } else { 24 };
+                let offset =
+                    if matches!(instruction.mnemonic(), M::Ldmxcsr | M::Vldmxcsr) { 0 } else { 24 };
                 if let Some(place) = place {
                     machine.window[place + offset + 2..place + offset + 4].fill(0);
                 }
             }
-            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64
-            | M::Xrstor | M::Xrstor64 => {
+            M::Xsave
+            | M::Xsave64
+            | M::Xsaveopt
+            | M::Xsaveopt64
+            | M::Xsavec
+            | M::Xsavec64
+            | M::Xrstor
+            | M::Xrstor64 => {
                 machine.gpr[0] = random.below(8);
                 machine.gpr[2] = 0;
                 if let Some(place) = place {
@@ -209,14 +219,34 @@ fn header(random: &mut Random, area: &mut [u8]) {
     }
 }
 
+/// Which flags (in iced's numbering) are undefined after an instruction, given those before it.
+/// Shifts by 0 write none, whatever their tables say.
+pub(crate) fn still_undefined(undefined: u32, instruction: &Instruction) -> u32 {
+    use Mnemonic as M;
+    let shift = matches!(
+        instruction.mnemonic(),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Rol | M::Ror | M::Rcl | M::Rcr
+    );
+    let written = if shift { 0 } else { instruction.rflags_written() };
+    undefined & !written | instruction.rflags_undefined()
+}
+
 /// Whether an instruction may come after others that left these flags undefined.
 fn can_follow(instruction: &Instruction, undefined: u32) -> bool {
     let read = instruction.rflags_read();
     let branches = instruction.flow_control() != iced_x86::FlowControl::Next;
     let pushes_flags = read & (RflagsBits::IF | RflagsBits::DF) != 0;
     let saves = instruction.code().op_code().is_save_restore();
-    let popf = matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
-    read & undefined == 0 && !branches && !(pushes_flags && undefined != 0) && !saves && !popf
+    let suited = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Popf
+            | Mnemonic::Popfd
+            | Mnemonic::Popfq
+            | Mnemonic::Maskmovq
+            | Mnemonic::Maskmovdqu
+            | Mnemonic::Vmaskmovdqu
+    );
+    read & undefined == 0 && !branches && !(pushes_flags && undefined != 0) && !saves && !suited
 }
 
 /// x87 pointers in saved images: the child's own addresses, and selectors. XSTATE_BV says what
@@ -228,8 +258,14 @@ fn pointers(instruction: &Instruction, target: u64) -> Option<Vec<std::ops::Rang
             Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[6..14],
             _ => &[12..28],
         },
-        M::Fxsave | M::Fxsave64 | M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64
-        | M::Xsavec | M::Xsavec64 => &[6..24, 28..32],
+        M::Fxsave
+        | M::Fxsave64
+        | M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xsavec
+        | M::Xsavec64 => &[6..24, 28..32],
         _ => return None,
     };
     let start = target.wrapping_sub(WINDOW) as usize;

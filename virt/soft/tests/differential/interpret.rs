@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use iced_x86::Instruction;
 use interp::bus::Access;
 use interp::vector::{Exchange, VectorHandle, VectorUnit};
 use interp::{
     Bus, CodeSize, Context, Cpu, Flush, LinearMemory, Platform, PortIo, Stop, StringAssist,
     Translation, Width, decode,
 };
-use iced_x86::Instruction;
 use soft::simd::HostVectors;
 use x86::cpuid::CpuidResult;
 use x86::exception::pf;
@@ -312,4 +312,3 @@ impl VectorUnit for FlatBus {
 }
 
 impl Bus for FlatBus {}
-

@@ -30,7 +30,7 @@ use sys::native;
 const DEFAULT_COUNT: u64 = 120_000;
 const DEFAULT_SEED: u64 = 1;
 /// How many different instructions' failures are shown.
-const SHOWN: usize = 40;
+const SHOWN: usize = 200;
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -66,9 +66,8 @@ fn run(bitness: u32) {
             let ours = interpreter.run(case);
             if let Some(difference) = compare::differences(case, outcome, &ours) {
                 let code = case.instructions[0].code();
-                let failure = failures
-                    .entry(code)
-                    .or_insert_with(|| Failure { count: 0, first: difference });
+                let failure =
+                    failures.entry(code).or_insert_with(|| Failure { count: 0, first: difference });
                 failure.count += 1;
             }
         }

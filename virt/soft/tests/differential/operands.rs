@@ -64,23 +64,37 @@ impl Builder<'_> {
                 instruction.set_memory_displacement64(target);
                 Some(())
             }
-            K::seg_rSI => self.string(instruction, index, [OpKind::MemorySegRSI, OpKind::MemorySegESI], 6),
-            K::es_rDI => self.string(instruction, index, [OpKind::MemoryESRDI, OpKind::MemoryESEDI], 7),
-            K::seg_rDI => self.string(instruction, index, [OpKind::MemorySegRDI, OpKind::MemorySegEDI], 7),
+            K::seg_rSI => {
+                self.string(instruction, index, [OpKind::MemorySegRSI, OpKind::MemorySegESI], 6)
+            }
+            K::es_rDI => {
+                self.string(instruction, index, [OpKind::MemoryESRDI, OpKind::MemoryESEDI], 7)
+            }
+            K::seg_rDI => {
+                self.string(instruction, index, [OpKind::MemorySegRDI, OpKind::MemorySegEDI], 7)
+            }
             K::seg_rBX_al => {
                 instruction.set_op_kind(index, OpKind::Memory);
-                instruction.set_memory_base(if self.bitness == 64 { Register::RBX } else { Register::EBX });
+                instruction.set_memory_base(if self.bitness == 64 {
+                    Register::RBX
+                } else {
+                    Register::EBX
+                });
                 instruction.set_memory_index(Register::AL);
-                self.machine.gpr[3] = self.pick_target();
+                if self.first {
+                    self.machine.gpr[3] = self.pick_target();
+                }
                 Some(())
             }
             K::br32_1 | K::br32_4 | K::br64_1 | K::br64_4 => {
                 let short = matches!(kind, K::br32_1 | K::br64_1);
-                let away = if short { 40 + self.random.below(60) } else { 64 + self.random.below(900) };
+                let away =
+                    if short { 40 + self.random.below(60) } else { 64 + self.random.below(900) };
                 let back = self.random.once_in(2);
                 let start = CODE + START as u64;
                 let target = if back { start - away } else { start + away };
-                let kind = if self.bitness == 64 { OpKind::NearBranch64 } else { OpKind::NearBranch32 };
+                let kind =
+                    if self.bitness == 64 { OpKind::NearBranch64 } else { OpKind::NearBranch32 };
                 instruction.set_op_kind(index, kind);
                 if self.bitness == 64 {
                     instruction.set_near_branch64(target);
@@ -97,8 +111,13 @@ impl Builder<'_> {
     fn register(&mut self, kind: K) -> Option<Register> {
         let either = matches!(
             kind,
-            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem
-                | K::xmm_or_mem | K::ymm_or_mem
+            K::r8_or_mem
+                | K::r16_or_mem
+                | K::r32_or_mem
+                | K::r64_or_mem
+                | K::mm_or_mem
+                | K::xmm_or_mem
+                | K::ymm_or_mem
         );
         if either && self.random.once_in(2) {
             return None;
@@ -110,12 +129,18 @@ impl Builder<'_> {
             K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode | K::r16_reg_mem => {
                 Register::AX + number
             }
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv | K::r32_reg_mem => {
-                Register::EAX + number
-            }
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv | K::r64_reg_mem => {
-                Register::RAX + number
-            }
+            K::r32_or_mem
+            | K::r32_reg
+            | K::r32_rm
+            | K::r32_opcode
+            | K::r32_vvvv
+            | K::r32_reg_mem => Register::EAX + number,
+            K::r64_or_mem
+            | K::r64_reg
+            | K::r64_rm
+            | K::r64_opcode
+            | K::r64_vvvv
+            | K::r64_reg_mem => Register::RAX + number,
             K::mm_or_mem | K::mm_reg | K::mm_rm => Register::MM0 + (number & 7),
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm | K::xmm_vvvv | K::xmm_is4 => {
                 Register::XMM0 + number
@@ -233,7 +258,12 @@ impl Builder<'_> {
     fn memory(&mut self, instruction: &mut Instruction, kind: K) -> Option<()> {
         let target = self.pick_target();
         self.target = Some(target);
-        let vsib = matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y);
+        let vsib =
+            matches!(kind, K::mem_vsib32x | K::mem_vsib32y | K::mem_vsib64x | K::mem_vsib64y);
+        if vsib && !self.first {
+            // It needs registers of its own, which the first instruction may use.
+            return None;
+        }
         if vsib {
             return self.vsib(instruction, kind, target);
         }

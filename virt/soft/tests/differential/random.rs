@@ -39,8 +39,22 @@ impl Random {
     /// An integer of a kind that finds bugs: small, boundary, one bit, or anything.
     pub(crate) fn integer(&mut self) -> u64 {
         const EDGES: [u64; 16] = [
-            0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000,
-            0xffff_ffff, 0x1_0000_0000, u64::MAX >> 1, 1 << 63, u64::MAX,
+            0,
+            1,
+            2,
+            0x7f,
+            0x80,
+            0xff,
+            0x7fff,
+            0x8000,
+            0xffff,
+            0x7fff_ffff,
+            0x8000_0000,
+            0xffff_ffff,
+            0x1_0000_0000,
+            u64::MAX >> 1,
+            1 << 63,
+            u64::MAX,
         ];
         match self.below(8) {
             0 => self.below(64),

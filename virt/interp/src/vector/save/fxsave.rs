@@ -52,5 +52,5 @@ pub(super) fn restore<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
 
 fn aligned<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, access: Access) -> Exec<u64> {
     let at = cpu.linear(op, SIZE, access)?;
-    if at & 15 == 0 { Ok(at) } else { Err(cpu.gp0()) }
+    if at & 15 == 0 { Ok(at) } else { Err(cpu.misaligned(op, at)) }
 }

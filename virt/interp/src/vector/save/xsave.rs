@@ -66,7 +66,7 @@ fn extent(components: u64) -> u64 {
 fn operand<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, length: u64, access: Access) -> Exec<u64> {
     let at = cpu.linear(op, length, access)?;
     if at & 63 != 0 {
-        return Err(cpu.gp0());
+        return Err(cpu.misaligned(op, at));
     }
     match cpu.bus.probe(at, length, access) {
         Ok(()) => Ok(at),
@@ -170,8 +170,7 @@ fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec 
         return Err(cpu.gp0());
     };
     let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]);
-    let loads_mxcsr =
-        if compacted { rfbm & state & SSE != 0 } else { rfbm & (SSE | AVX) != 0 };
+    let loads_mxcsr = if compacted { rfbm & state & SSE != 0 } else { rfbm & (SSE | AVX) != 0 };
     if loads_mxcsr && mxcsr & !MXCSR_MASK != 0 {
         return Err(cpu.gp0());
     }

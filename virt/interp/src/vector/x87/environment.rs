@@ -216,7 +216,14 @@ mod tests {
     use super::*;
 
     fn sample() -> Environment {
-        Environment { fcw: 0x27f, fsw: 0x3800, ftw: 0xfffc, fop: 0x5d9, fip: 0xa_1234, fdp: 0xb_5678 }
+        Environment {
+            fcw: 0x27f,
+            fsw: 0x3800,
+            ftw: 0xfffc,
+            fop: 0x5d9,
+            fip: 0xa_1234,
+            fdp: 0xb_5678,
+        }
     }
 
     fn round_trip<const N: usize>(real: bool, keeps_fop: bool, keeps_high: bool) {

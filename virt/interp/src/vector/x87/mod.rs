@@ -11,7 +11,7 @@ use x86::XsaveArea;
 
 use super::arrange::{ST_OFFSET, set_quad_at};
 use super::unit::{self, FLAGS_IN, FLAGS_OUT, LOADS, STORES};
-use super::{Exchange, VectorHandle, gate};
+use super::{Exchange, STATUS_FLAGS, VectorHandle, gate};
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
 use crate::flags::LazyFlags;
@@ -41,10 +41,10 @@ pub(super) fn lower<B: Bus>(
     if (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory) {
         op.extra |= if is_store(instruction.mnemonic()) { STORES } else { LOADS };
     }
-    if instruction.rflags_read() != 0 {
+    if instruction.rflags_read() & STATUS_FLAGS != 0 {
         op.extra |= FLAGS_IN;
     }
-    if instruction.rflags_modified() != 0 {
+    if instruction.rflags_modified() & STATUS_FLAGS != 0 {
         op.extra |= FLAGS_OUT;
     }
     Some(execute::<B>)
@@ -52,9 +52,7 @@ pub(super) fn lower<B: Bus>(
 
 /// FOP: the low three bits of the opcode byte and ModRM. `None` if this is not an x87 opcode.
 fn opcode(bytes: &[u8]) -> Option<u16> {
-    let is_prefix = |byte: u8| {
-        matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-    };
+    let is_prefix = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
     // 0x40-0x4f open an instruction of their own outside 64-bit mode, never an x87 one.
     let first = bytes.iter().position(|&byte| !is_prefix(byte))?;
     match bytes[first..] {
@@ -80,16 +78,15 @@ fn execute<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     let mut exchange = Exchange::default();
     if op.extra & LOADS != 0 {
         unit::load_memory(cpu, op, &mut exchange)?;
-    } else if op.extra & STORES != 0 {
-        unit::probe_store(cpu, op)?;
     }
     if op.extra & FLAGS_IN != 0 {
         exchange.rflags = cpu.flags.bits();
     }
     let pointer = if op.extra & MEMORY != 0 { Some(cpu.offset(op)) } else { None };
-    cpu.bus.execute(unit::handle(op), &mut cpu.state.xsave, &mut exchange);
-    if op.extra & STORES != 0 && !is_withheld(&cpu.state.xsave) {
-        cpu.store_operand(op, &exchange.memory.0[..unit::size(op)], false)?;
+    if op.extra & STORES != 0 {
+        execute_store(cpu, op, &mut exchange)?;
+    } else {
+        cpu.bus.execute(unit::handle(op), &mut cpu.state.xsave, &mut exchange);
     }
     if op.extra & FLAGS_OUT != 0 {
         cpu.flags = LazyFlags::from_bits(exchange.rflags);
@@ -102,6 +99,22 @@ fn execute<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
         set_quad_at(area, 16, pointer);
     }
     Ok(())
+}
+
+/// FST and kin: whether there is anything to store shows only afterwards, and a store that faults
+/// must leave everything as it was.
+fn execute_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut Exchange) -> Exec {
+    let mut before = [0; ST_OFFSET + 128];
+    before.copy_from_slice(&cpu.state.xsave.0[..ST_OFFSET + 128]);
+    cpu.bus.execute(unit::handle(op), &mut cpu.state.xsave, exchange);
+    if is_withheld(&cpu.state.xsave) {
+        return Ok(());
+    }
+    let stored = cpu.store_operand(op, &exchange.memory.0[..unit::size(op)], false);
+    if stored.is_err() {
+        cpu.state.xsave.0[..ST_OFFSET + 128].copy_from_slice(&before);
+    }
+    stored
 }
 
 /// Whether an unmasked exception other than precision kept the result from being stored.

@@ -105,11 +105,8 @@ unsafe fn become_guest() -> ! {
         libc::alarm(60);
         let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &limit);
-        let stack = libc::stack_t {
-            ss_sp: addr_of_mut!(ALTERNATE).cast(),
-            ss_flags: 0,
-            ss_size: STACK,
-        };
+        let stack =
+            libc::stack_t { ss_sp: addr_of_mut!(ALTERNATE).cast(), ss_flags: 0, ss_size: STACK };
         libc::sigaltstack(&stack, ptr::null_mut());
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = trapped as *const () as usize;
@@ -145,9 +142,10 @@ unsafe fn map_window() {
 /// Any exception of the code under test.
 extern "C" fn trapped(_: i32, _: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     // SAFETY: runs in the child only, on the alternate stack, with the kernel's frame; SHARED is
-    // set. AC is cleared first because a case may have set it and Rust accesses may be misaligned.
+    // set. AC is cleared first because a case may have set it and Rust accesses may be misaligned; ID and NT
+    // because the kernel leaves them as they are for the next case.
     unsafe {
-        core::arch::asm!("pushfq", "and dword ptr [rsp], 0xfffbffff", "popfq");
+        core::arch::asm!("pushfq", "and dword ptr [rsp], 0xffdbbfff", "popfq");
         let shared = &mut *SHARED;
         if let Some(slot) = shared.slots.get_mut(shared.current) {
             record(&mut *context, slot);
@@ -162,9 +160,22 @@ extern "C" fn trapped(_: i32, _: *mut libc::siginfo_t, context: *mut libc::ucont
 
 /// Signal frame slots of RAX, RCX, RDX ... R15.
 const ORDER: [i32; 16] = [
-    libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX, libc::REG_RSP, libc::REG_RBP,
-    libc::REG_RSI, libc::REG_RDI, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
-    libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
 ];
 
 /// # Safety
@@ -208,8 +219,7 @@ unsafe fn install(context: &mut libc::ucontext_t, slot: &Slot) {
         registers[place as usize] = *value as i64;
     }
     let flags = registers[libc::REG_EFL as usize] as u64;
-    registers[libc::REG_EFL as usize] =
-        (flags & !(FLAGS | AC) | slot.before.rflags & FLAGS) as i64;
+    registers[libc::REG_EFL as usize] = (flags & !(FLAGS | AC) | slot.before.rflags & FLAGS) as i64;
     registers[libc::REG_RIP as usize] = slot.before.rip as i64;
     let selector: i64 = if slot.bitness == 64 { 0x33 } else { 0x23 };
     let selectors = &mut registers[libc::REG_CSGSFS as usize];
