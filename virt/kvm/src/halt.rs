@@ -87,8 +87,8 @@ impl Watch {
     fn arm(&self, wait: Duration) {
         let Some((_, timer)) = self.timer else { return };
         let at = libc::timespec { tv_sec: 0, tv_nsec: wait.as_nanos() as libc::c_long };
-        let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let spec = libc::itimerspec { it_interval: never, it_value: at };
+        // Again and again: a signal that comes between two KVM_RUNs is handled and forgotten.
+        let spec = libc::itimerspec { it_interval: at, it_value: at };
         // SAFETY: the timer is ours and not deleted; the old value is not asked for.
         let result = unsafe { libc::timer_settime(timer, 0, &spec, ptr::null_mut()) };
         debug_assert_eq!(result, 0, "a valid timer takes times below one second");

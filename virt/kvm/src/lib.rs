@@ -19,6 +19,8 @@ mod probe;
 mod routes;
 mod run;
 mod state;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use crate::engine::KvmEngine;
