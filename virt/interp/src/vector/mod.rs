@@ -11,6 +11,8 @@ mod masked;
 mod moves;
 mod save;
 mod state_words;
+#[cfg(test)]
+mod tests;
 mod unit;
 mod x87;
 

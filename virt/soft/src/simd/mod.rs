@@ -12,6 +12,8 @@
 mod arena;
 mod emit;
 mod features;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 

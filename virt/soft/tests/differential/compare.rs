@@ -177,12 +177,12 @@ fn window(text: &mut String, case: &Case, host: &Machine, ours: &Machine) {
     // FSTP and FBSTP of 80 bits at the end of a page may have stored the first 64.
     let wide = current(case, host.rip).memory_size().size() == 10;
     let torn = |at: usize| wide && at >= WINDOW_SIZE - 10;
-    let differs = |&at: &usize| {
-        !(host.rip == case.before.rip && pushed.contains(&at))
-            && !torn(at)
-            && host.window[at] != ours.window[at]
-            && !case.ignored.iter().any(|range| range.contains(&at))
+    let excused = |at: usize| {
+        torn(at)
+            || host.rip == case.before.rip && pushed.contains(&at)
+            || case.ignored.iter().any(|range| range.contains(&at))
     };
+    let differs = |&at: &usize| host.window[at] != ours.window[at] && !excused(at);
     for at in (0..host.window.len()).filter(differs).take(4) {
         let (theirs, mine, was) = (host.window[at], ours.window[at], case.before.window[at]);
         let address = WINDOW + at as u64;

@@ -1,5 +1,7 @@
 //! Random cases: an opcode, operands for it, and state in which it does something.
 
+use std::ops::Range;
+
 use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 use crate::case::{CODE, CODE_SIZE, Case, Machine, START, WINDOW, WINDOW_SIZE};
@@ -246,17 +248,22 @@ fn can_follow(instruction: &Instruction, undefined: u32) -> bool {
             | Mnemonic::Maskmovdqu
             | Mnemonic::Vmaskmovdqu
     );
-    read & undefined == 0 && !branches && !(pushes_flags && undefined != 0) && !saves && !suited
+    let blurred = read & undefined != 0 || pushes_flags && undefined != 0;
+    !(blurred || branches || saves || suited)
 }
+
+/// FIP to FDS in the 14-byte and the 28-byte environment.
+const X87_16: [Range<u64>; 1] = [6..14; 1];
+const X87_32: [Range<u64>; 1] = [12..28; 1];
 
 /// x87 pointers in saved images: the child's own addresses, and selectors. XSTATE_BV says what
 /// the host's tracking of initial state happens to know.
-fn pointers(instruction: &Instruction, target: u64) -> Option<Vec<std::ops::Range<usize>>> {
+fn pointers(instruction: &Instruction, target: u64) -> Option<Vec<Range<usize>>> {
     use Mnemonic as M;
-    let ranges: &[std::ops::Range<u64>] = match instruction.mnemonic() {
+    let ranges: &[Range<u64>] = match instruction.mnemonic() {
         M::Fnstenv | M::Fnsave => match instruction.code() {
-            Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[6..14],
-            _ => &[12..28],
+            Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &X87_16,
+            _ => &X87_32,
         },
         M::Fxsave
         | M::Fxsave64
@@ -269,7 +276,7 @@ fn pointers(instruction: &Instruction, target: u64) -> Option<Vec<std::ops::Rang
         _ => return None,
     };
     let start = target.wrapping_sub(WINDOW) as usize;
-    let shift = |range: &std::ops::Range<u64>| {
+    let shift = |range: &Range<u64>| {
         start.wrapping_add(range.start as usize)..start.wrapping_add(range.end as usize)
     };
     Some(ranges.iter().map(shift).collect())

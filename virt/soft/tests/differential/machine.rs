@@ -62,7 +62,7 @@ fn double(random: &mut Random) -> u64 {
         4 => random.next() >> 12 >> random.below(52),
         5 => 1u64 << 52 | random.next() >> 12,
         6 => 0x7fef_ffff_ffff_ffff - random.below(4),
-        7 => (near << 52) | 0,
+        7 => near << 52,
         8 => (near << 52) | 1 << random.below(52),
         _ => near << 52 | random.next() >> 12,
     }

@@ -27,10 +27,10 @@ use generate::Generator;
 use interpret::Interpreter;
 use sys::native;
 
-const DEFAULT_COUNT: u64 = 120_000;
+const DEFAULT_COUNT: u64 = 100_000;
 const DEFAULT_SEED: u64 = 1;
 /// How many different instructions' failures are shown.
-const SHOWN: usize = 200;
+const SHOWN: usize = 40;
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
