@@ -52,7 +52,7 @@ fn remaining_ns(registers: &[u32; 64]) -> Option<u64> {
 /// 1-128, from bits 3, 1 and 0.
 fn divisor(register: u32) -> u64 {
     let code = register & 3 | register >> 1 & 4;
-    1 << (code + 1 & 7)
+    1 << ((code + 1) & 7)
 }
 
 #[cfg(test)]
