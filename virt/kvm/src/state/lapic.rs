@@ -25,7 +25,8 @@ pub(super) fn load(fd: &VcpuFd, state: &LapicState) -> Result<(), EngineError> {
         let ns = state.timer_remaining_ns.unwrap_or(0);
         let count = ns.div_ceil(divisor(registers[reg::TIMER_DIVIDE]));
         registers[reg::TIMER_CURRENT] = count.min(registers[reg::TIMER_INITIAL].into()) as u32;
-        if state.timer_remaining_ns.is_none() {
+        let one_shot = registers[reg::LVT_TIMER] >> 17 & 3 == 0;
+        if one_shot && state.timer_remaining_ns.is_none() {
             // A one-shot that has fired: KVM would start it again from its initial count.
             registers[reg::TIMER_INITIAL] = 0;
         }
