@@ -69,6 +69,9 @@ fn run_vm(arguments: &Run) -> Result<(RunReport, u8)> {
         }
     });
     terminal::restore();
+    if interactive && !matches!(report.outcome, Outcome::Exited { .. }) {
+        terminal::undo_modes();
+    }
     if !arguments.quiet && !screen.broken_pipe {
         say::line(&last_line(&report));
     } else if screen.session && report.outcome.wants_console() {

@@ -42,6 +42,15 @@ pub(crate) fn restore() {
     }
 }
 
+/// Ends what a program in the guest may have begun and could not end: bracketed paste, a hidden
+/// cursor, mouse reports, colours, an unfinished line.
+pub(crate) fn undo_modes() {
+    use std::io::Write;
+    let undo = b"\x1b[?2004l\x1b[?25h\x1b[?1000l\x1b[?1006l\x1b[0m\r\n";
+    // A terminal that is gone has no modes.
+    let _ = std::io::stdout().lock().write_all(undo);
+}
+
 /// Restores before a panic is reported, so that the report is readable.
 pub(crate) fn restore_on_panic() {
     let report = std::panic::take_hook();

@@ -77,3 +77,6 @@ pub(super) const COMFORT: &[&str] = &[
     "whoami",
     "xargs",
 ];
+
+/// A program larger than this is no comfort: the guest copies every byte while the user waits.
+pub(super) const COMFORT_LIMIT: u64 = 1 << 20;

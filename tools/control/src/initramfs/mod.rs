@@ -229,7 +229,11 @@ fn join(path: &[PathBuf]) -> OsString {
 fn pack_comfort(tree: &mut Tree, terminal: Option<&Terminal>) {
     if terminal.is_some() {
         for program in contents::COMFORT {
-            if let Some(path) = tree.look_up(OsStr::new(program)) {
+            let found = tree.look_up(OsStr::new(program));
+            let small = |path: &PathBuf| {
+                std::fs::metadata(path).is_ok_and(|status| status.len() <= contents::COMFORT_LIMIT)
+            };
+            if let Some(path) = found.filter(small) {
                 tree.program(&path);
             }
         }
