@@ -140,9 +140,9 @@ fn new_engine(
     let kind = effective.engine.kind;
     let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
         EngineKind::Soft => soft::SoftEngine::new(config).map(|engine| Arc::new(engine) as _),
-        EngineKind::Kvm => {
-            Err(engine::EngineError::Unsupported { engine: "kvm", what: "this host" })
-        }
+        EngineKind::Kvm => kvm::KvmEngine::new(config)
+            .map(|engine| Arc::new(engine) as Arc<dyn Engine>)
+            .map_err(Into::into),
     };
     made.map_err(|source| RunError::Engine { engine: kind.name(), source })
 }
