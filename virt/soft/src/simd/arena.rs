@@ -1,6 +1,7 @@
 //! Code memory for routines: one memfd mapped twice, writable here, executable there.
 //!
-//! Invariant: bytes below `used` are whole routines made by `emit` and never change again.
+//! Invariant: bytes below `used` are whole routines made by `emit`; while one runs (which borrows
+//! the arena) none changes.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -71,13 +72,22 @@ impl Arena {
         Some(Place(start as u32))
     }
 
+    /// Bytes that are still free.
+    pub(super) fn left(&self) -> usize {
+        self.length - self.used
+    }
+
+    /// Drops every routine: the owner has dropped every `Place`.
+    pub(super) fn clear(&mut self) {
+        self.used = 0;
+    }
+
     /// Runs a routine of this arena.
     #[inline(always)]
     pub(super) fn call(&self, place: Place, area: &mut XsaveArea, exchange: &mut Exchange) {
         type Routine = unsafe extern "sysv64" fn(*mut XsaveArea, *mut Exchange);
-        debug_assert!((place.0 as usize) < self.used);
         // SAFETY: `Place` values come from `add` on this arena alone (each `HostVectors` keeps its
-        // own), where a whole routine lies for ever. A routine follows the sysv64 convention,
+        // own, and drops them together with what they name), so a whole routine lies there. A routine follows the sysv64 convention,
         // reads and writes only the two areas, which are exclusively borrowed and aligned to 64,
         // and leaves MXCSR and x87 as the convention wants them (see `emit`).
         unsafe {

@@ -26,8 +26,10 @@ use arena::{Arena, Place};
 use features::HostFeatures;
 pub use features::host_features;
 
-/// Bytes of code memory: about 130,000 distinct instructions, more than any program has.
+/// Bytes of code memory: about 130,000 distinct instructions, more than most programs have.
 const CODE_BYTES: usize = 16 << 20;
+/// Left of it when it is time to start over: far more than one block can ask for.
+const RESERVE: usize = 1 << 20;
 /// CF, PF, AF, ZF, SF, OF.
 const STATUS_FLAGS: u64 = 0x8d5;
 
@@ -49,6 +51,20 @@ impl HostVectors {
             routines: Vec::new(),
             features: host_features(),
         })
+    }
+
+    /// Whether code memory runs out: drop every decoded instruction, then [`HostVectors::clear`].
+    #[inline]
+    pub fn is_nearly_full(&self) -> bool {
+        self.arena.left() < RESERVE
+    }
+
+    /// Forgets every routine. Handles given before must not be executed any more; they panic or
+    /// name another instruction, so whoever keeps decoded instructions drops them first.
+    pub fn clear(&mut self) {
+        self.known.clear();
+        self.routines.clear();
+        self.arena.clear();
     }
 }
 

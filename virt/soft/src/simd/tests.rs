@@ -117,3 +117,36 @@ fn features_the_guest_is_not_shown_are_refused() {
         assert!(!unit.supports(&decode(bytes)), "{bytes:x?}");
     }
 }
+
+#[test]
+fn a_full_unit_starts_over() {
+    if !std::is_x86_feature_detected!("avx") {
+        return;
+    }
+    let mut unit = unit();
+    let mut count = 0u32;
+    'fill: for code in 0..=255u8 {
+        for immediate in 0..=255u8 {
+            for registers in 0xc0..=0xff {
+                // vshufps and vshufpd: three registers and an immediate.
+                let bytes = [0xc5, code, 0xc6, registers, immediate];
+                let instruction = decode(&bytes);
+                if instruction.is_invalid() || !unit.supports(&instruction) {
+                    continue;
+                }
+                assert!(unit.prepare(&instruction).is_some());
+                count += 1;
+                if unit.is_nearly_full() {
+                    break 'fill;
+                }
+            }
+        }
+    }
+    assert!(unit.is_nearly_full(), "after {count}");
+    unit.clear();
+    let mut area = XsaveArea::default();
+    area.set_xmm(1, 7);
+    let handle = unit.prepare(&decode(&[0x66, 0x0f, 0xfe, 0xc1])).expect("paddd xmm0, xmm1");
+    unit.execute(handle, &mut area, &mut Exchange::default());
+    assert_eq!(area.xmm(0), 7);
+}

@@ -54,6 +54,11 @@ impl SoftVcpu {
 
     #[cold]
     fn code_slow(&mut self, linear: u64, size: CodeSize) -> Result<Code, Exception> {
+        if self.cpu.bus.vectors.is_nearly_full() {
+            // Decoded blocks hold handles of the unit: they go together.
+            self.cache.clear();
+            self.cpu.bus.vectors.clear();
+        }
         let code = self.find_or_decode(linear, size)?;
         if let Code::Block(block) = code {
             let generation = self.cpu.bus.tlb.generation();

@@ -83,6 +83,9 @@ impl Interpreter {
     }
 
     fn prepare(&mut self, case: &Case) {
+        if self.cpu.bus.vectors.is_nearly_full() {
+            self.cpu.bus.vectors.clear();
+        }
         let before = &case.before;
         let mut state = self.template.clone();
         state.gpr = before.gpr;
