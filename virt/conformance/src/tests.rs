@@ -1,0 +1,1 @@
+//! The harness itself, on an engine that replays a script.

@@ -1,0 +1,63 @@
+//! An outcome against the payload's own expectations.
+
+use payloads::{Access, End, Fact, Payload};
+
+use crate::run::{Ended, Outcome};
+
+/// Sentences on what is not as the payload expects; none when all is.
+pub fn verify(payload: &Payload, outcome: &Outcome) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let expected = match payload.end {
+        End::Exit(status) => Ended::Exit(status),
+        End::Halted => Ended::Halted,
+        End::Shutdown => Ended::Shutdown,
+    };
+    if outcome.ended != expected {
+        let rip = outcome.states.iter().map(|state| format!("{:#x}", state.rip));
+        let rip = rip.collect::<Vec<_>>().join(", ");
+        wrong.push(format!("ended by {:x?} instead of {expected:?}; rip {rip}", outcome.ended));
+    }
+    for (cpu, trace) in outcome.traces.iter().enumerate() {
+        let expected = payload.traces.get(cpu).map_or(&[][..], |trace| trace);
+        wrong.extend(first_difference(cpu, expected, trace));
+    }
+    let mut memory = outcome.memory.iter();
+    for fact in &payload.facts {
+        let (found, expected) = match *fact {
+            Fact::Register { number, value } => {
+                (outcome.states[0].gpr[usize::from(number & 15)].into(), u128::from(value))
+            }
+            Fact::Memory { value, .. } => {
+                let found = memory.next().expect("one value for each memory fact");
+                (u128::from(*found), u128::from(value))
+            }
+            Fact::Xmm { number, value } => {
+                (outcome.states[0].xsave.xmm(usize::from(number)), value)
+            }
+        };
+        if found != expected {
+            wrong.push(format!("{fact:x?}: found {found:#x}"));
+        }
+    }
+    wrong
+}
+
+/// Where two traces part, with a few accesses before.
+pub(crate) fn first_difference(
+    cpu: usize,
+    expected: &[Access],
+    found: &[Access],
+) -> Option<String> {
+    let same = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
+    if same == expected.len() && same == found.len() {
+        return None;
+    }
+    Some(format!(
+        "vCPU {cpu}, access {same} of {}: expected {:?}, found {:?}; before it {:?}, after it {:?}",
+        expected.len(),
+        expected.get(same),
+        found.get(same),
+        &found[same.saturating_sub(3)..same],
+        found.iter().skip(same + 1).take(3).collect::<Vec<_>>(),
+    ))
+}
