@@ -105,6 +105,19 @@ pub fn fetch(
     install(cache, &downloaded, work.path(), progress)
 }
 
+/// A fetch that was killed leaves its directory behind; another may be at work, so only old ones go.
+fn remove_abandoned(kernels: &Path) {
+    const OLD: std::time::Duration = std::time::Duration::from_secs(3600);
+    for entry in std::fs::read_dir(kernels).into_iter().flatten().flatten() {
+        let old = entry.metadata().and_then(|status| status.modified());
+        let old = old.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > OLD));
+        if old && entry.file_name().to_string_lossy().starts_with(".fetch-") {
+            // If it cannot be removed now, the next fetch tries again.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// What a package manager brought.
 struct Downloaded {
     /// Names, the one asked for first.
@@ -267,7 +280,8 @@ mod tests {
         std::fs::write(cache.kernels().join("6.1-x/boot/old"), b"").expect("a temporary directory");
         let file = root.path().join("linux.deb");
         deb::tests::write_deb(&file, &[("./boot/vmlinuz-6.1-x", b"kernel"), ("./etc/evil", b"x")]);
-        let work = tempfile::tempdir_in(root.path()).expect("a temporary directory");
+        remove_abandoned(&cache.kernels());
+    let work = tempfile::tempdir_in(root.path()).expect("a temporary directory");
         let downloaded = Downloaded { packages: vec!["linux-image-x".into()], files: vec![file] };
         let kernel =
             install(&cache, &downloaded, work.path(), &mut |_| {}).expect("a good package");
