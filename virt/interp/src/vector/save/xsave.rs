@@ -18,6 +18,8 @@ use crate::op::Op;
 const X87: u64 = Xcr0::X87.bits();
 const SSE: u64 = Xcr0::SSE.bits();
 const AVX: u64 = Xcr0::AVX.bits();
+/// Stands for the header, which is always there.
+const HEADER: u64 = 1 << 62;
 /// XCOMP_BV: the area is compacted.
 const COMPACTED: u64 = 1 << 63;
 const HEADER_END: usize = HEADER_OFFSET + 64;
@@ -57,21 +59,33 @@ fn requested<B: Bus>(cpu: &Cpu<B>) -> u64 {
     cpu.state.xcr0 & mask
 }
 
-/// Bytes that a save or restore of these components touches.
-fn extent(components: u64) -> u64 {
-    if components & AVX != 0 { AVX_END as u64 } else { HEADER_END as u64 }
+/// The operand's linear address: #GP(0) unless 64-byte aligned.
+fn operand<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, access: Access) -> Exec<u64> {
+    let at = cpu.linear(op, HEADER_END as u64, access)?;
+    if at & 63 == 0 { Ok(at) } else { Err(cpu.misaligned(op, at)) }
 }
 
-/// The operand's linear address: #GP(0) unless 64-byte aligned.
-fn operand<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, length: u64, access: Access) -> Exec<u64> {
-    let at = cpu.linear(op, length, access)?;
-    if at & 63 != 0 {
-        return Err(cpu.misaligned(op, at));
+/// Checks that the header and the pieces of some components can be accessed; pieces that are not
+/// asked for need not even exist.
+fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, access: Access) -> Exec {
+    let length = registers(cpu) * 16;
+    let pieces = [
+        (X87, 0..24),
+        (SSE | AVX, 24..32),
+        (X87, ST_OFFSET..ST_END),
+        (SSE, XMM_OFFSET..XMM_OFFSET + length),
+        (X87 | SSE | AVX | HEADER, HEADER_OFFSET..HEADER_END),
+        (AVX, YMM_HI_OFFSET..YMM_HI_OFFSET + length),
+    ];
+    for (owner, range) in pieces {
+        if owner & (components | HEADER) != 0 {
+            let start = at.wrapping_add(range.start as u64);
+            if let Err(exception) = cpu.bus.probe(start, range.len() as u64, access) {
+                return Err(cpu.memory_fault(exception, op.segment));
+            }
+        }
     }
-    match cpu.bus.probe(at, length, access) {
-        Ok(()) => Ok(at),
-        Err(exception) => Err(cpu.memory_fault(exception, op.segment)),
-    }
+    Ok(())
 }
 
 /// XINUSE: components that are not in their initial configuration.
@@ -92,14 +106,15 @@ fn in_use<B: Bus>(cpu: &Cpu<B>) -> u64 {
 
 fn save_standard<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, skip_initial: bool) -> Exec {
     let rfbm = requested(cpu);
-    let at = operand(cpu, op, extent(rfbm), Access::Write)?;
+    let at = operand(cpu, op, Access::Write)?;
+    let used = in_use(cpu);
+    let written = if skip_initial { rfbm & used } else { rfbm };
+    probe(cpu, op, at, written, Access::Write)?;
     let header = at.wrapping_add(HEADER_OFFSET as u64);
     let old: u64 = match cpu.bus.load(header) {
         Ok(old) => old,
         Err(exception) => return Err(cpu.memory_fault(exception, op.segment)),
     };
-    let used = in_use(cpu);
-    let written = if skip_initial { rfbm & used } else { rfbm };
     if rfbm & (SSE | AVX) != 0 {
         put_image(cpu, op, at, 24..32)?;
     }
@@ -110,11 +125,12 @@ fn save_standard<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, skip_initial: bool) -> Ex
 pub(super) fn save_compacted<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     gate::pass_xsave(cpu)?;
     let rfbm = requested(cpu);
-    let at = operand(cpu, op, extent(rfbm), Access::Write)?;
+    let at = operand(cpu, op, Access::Write)?;
     let mut used = in_use(cpu) & rfbm;
     if rfbm & SSE != 0 && cpu.state.xsave.mxcsr() != MXCSR_RESET {
         used |= SSE;
     }
+    probe(cpu, op, at, used, Access::Write)?;
     if used & SSE != 0 {
         put_image(cpu, op, at, 24..32)?;
     }
@@ -161,14 +177,15 @@ fn header_of(image: &[u8], xcr0: u64, supervisor: bool) -> Option<(u64, bool)> {
 fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec {
     let rfbm = requested(cpu);
     let mut image = [0; AVX_END];
-    let length = extent(rfbm);
-    let at = operand(cpu, op, length, Access::Read)?;
-    if let Err(exception) = cpu.bus.load_bytes(at, &mut image[..length as usize]) {
-        return Err(cpu.memory_fault(exception, op.segment));
-    }
+    let at = operand(cpu, op, Access::Read)?;
+    get(cpu, op, at, &mut image, HEADER_OFFSET..HEADER_END)?;
     let Some((state, compacted)) = header_of(&image, cpu.state.xcr0, supervisor) else {
         return Err(cpu.gp0());
     };
+    get_components(cpu, op, at, &mut image, rfbm & state)?;
+    if rfbm & (SSE | AVX) != 0 {
+        get(cpu, op, at, &mut image, 24..32)?;
+    }
     let mxcsr = u32::from_le_bytes([image[24], image[25], image[26], image[27]]);
     let loads_mxcsr = if compacted { rfbm & state & SSE != 0 } else { rfbm & (SSE | AVX) != 0 };
     if loads_mxcsr && mxcsr & !MXCSR_MASK != 0 {
@@ -193,6 +210,42 @@ fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec 
                 area.0[place].fill(0);
             }
         }
+    }
+    Ok(())
+}
+
+/// Loads a piece of an area into the same place of a copy.
+fn get<B: Bus>(
+    cpu: &mut Cpu<B>,
+    op: &Op<B>,
+    at: u64,
+    image: &mut [u8; AVX_END],
+    range: core::ops::Range<usize>,
+) -> Exec {
+    let start = at.wrapping_add(range.start as u64);
+    match cpu.bus.load_bytes(start, &mut image[range]) {
+        Ok(()) => Ok(()),
+        Err(exception) => Err(cpu.memory_fault(exception, op.segment)),
+    }
+}
+
+fn get_components<B: Bus>(
+    cpu: &mut Cpu<B>,
+    op: &Op<B>,
+    at: u64,
+    image: &mut [u8; AVX_END],
+    components: u64,
+) -> Exec {
+    let length = registers(cpu) * 16;
+    if components & X87 != 0 {
+        get(cpu, op, at, image, 0..24)?;
+        get(cpu, op, at, image, ST_OFFSET..ST_END)?;
+    }
+    if components & SSE != 0 {
+        get(cpu, op, at, image, XMM_OFFSET..XMM_OFFSET + length)?;
+    }
+    if components & AVX != 0 {
+        get(cpu, op, at, image, YMM_HI_OFFSET..YMM_HI_OFFSET + length)?;
     }
     Ok(())
 }
