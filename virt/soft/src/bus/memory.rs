@@ -2,7 +2,7 @@
 
 use ::memory::{GuestPhys, RamOffset};
 use interp::bus::Access;
-use interp::{LinearMemory, Width};
+use interp::{LinearMemory, Platform, Width};
 use x86::Exception;
 
 use super::SoftBus;
@@ -129,11 +129,11 @@ impl SoftBus {
             let mut value = [0; 8];
             value[..from.len()].copy_from_slice(from);
             self.lapic_mmio_write((at.0 & 0xfff) as u32, u64::from_le_bytes(value) as u32);
-            return;
-        }
-        if let Some(io) = self.io.get() {
+        } else if let Some(io) = self.io.get() {
             io.mmio_write(at, from);
         }
+        // What the write raised comes behind this instruction, not behind the block.
+        self.cut |= self.attention();
     }
 
     #[cold]

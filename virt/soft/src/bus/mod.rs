@@ -32,7 +32,8 @@ pub(crate) struct SoftBus {
     pub(crate) shared: Arc<Shared>,
     pub(crate) own: Arc<VcpuShared>,
     pub(crate) vectors: HostVectors,
-    /// The running block must be left after this op: its code may have changed.
+    /// The running block must be left after this op: its code may have changed, or a device
+    /// asked for attention.
     pub(crate) cut: bool,
     /// Pages of RAM (offset / 4096) whose decoded code was written over, to be dropped.
     pub(crate) stale_pages: Vec<u64>,
