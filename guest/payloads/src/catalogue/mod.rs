@@ -27,6 +27,26 @@ catalogue! { ($)
         real_mode real_protected_real real_long_real unreal_mode compatibility_mode far_transfers
         vm86
     }
+    paging {
+        two_level pae four_level large_pages gigabyte_pages accessed_and_dirty no_execute
+        write_protect user_and_supervisor smep_smap invalidation pcid page_crossing
+        control_registers
+    }
+    faults {
+        arithmetic arithmetic_32 segment_loads segment_limits privileged
+        user_instruction_prevention floating_point alignment software_interrupts priorities
+        iret_checks double_fault triple_fault interrupt_stacks
+    }
+    io {
+        ports_of_every_width string_ports permission_bitmap mmio_of_every_width mmio_vectors
+        mmio_misaligned mmio_read_modify_write mmio_operands mmio_strings
+    }
+    interrupts {
+        message_signalled halt_and_wake interrupts_a_loop shadows priorities nesting self_ipi
+        x2apic nmi nmi_wakes halted_for_good
+    }
+    timers { one_shot counts_down periodic deadline time_stamps }
+    processors { start_up ping_pong messages_to_the_second shootdown }
 }
 
 fn build((name, make): Entry) -> Payload {

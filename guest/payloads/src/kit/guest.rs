@@ -249,6 +249,12 @@ impl Guest {
         self.report(1)
     }
 
+    /// What a vCPU must do up to here, it must do once more.
+    pub(crate) fn repeat_trace(&mut self, cpu: usize) {
+        let again = self.traces[cpu].clone();
+        self.traces[cpu].extend(again);
+    }
+
     /// Asks the host for an action; AL is lost.
     pub(crate) fn action(&mut self, action: Action) -> Assembled {
         let index = self.actions.len() as u8;
