@@ -93,6 +93,7 @@ pub fn fetch(
 ) -> Result<Kernel, FetchError> {
     let trouble = |source| FetchError::Cache { path: cache.root().to_path_buf(), source };
     std::fs::create_dir_all(cache.kernels()).map_err(trouble)?;
+    remove_abandoned(&cache.kernels());
     let work =
         tempfile::Builder::new().prefix(".fetch-").tempdir_in(cache.kernels()).map_err(trouble)?;
     let downloaded = if apt::is_here() {
@@ -273,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_fetch_left_long_ago_is_removed() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for name in [".fetch-new", ".fetch-old", "6.1-x"] {
+            std::fs::create_dir(root.path().join(name)).expect("a temporary directory");
+        }
+        let day = std::time::Duration::from_secs(24 * 3600);
+        for name in [".fetch-old", "6.1-x"] {
+            let directory = std::fs::File::open(root.path().join(name)).expect("just made");
+            let before = std::time::SystemTime::now() - day;
+            directory.set_modified(before).expect("our own directory");
+        }
+        remove_abandoned(root.path());
+        assert!(root.path().join(".fetch-new").exists() && root.path().join("6.1-x").exists());
+        assert!(!root.path().join(".fetch-old").exists());
+    }
+
+    #[test]
     fn an_old_kernel_is_replaced_whole() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let cache = Cache::at(root.path().to_path_buf());
@@ -281,7 +299,7 @@ mod tests {
         let file = root.path().join("linux.deb");
         deb::tests::write_deb(&file, &[("./boot/vmlinuz-6.1-x", b"kernel"), ("./etc/evil", b"x")]);
         remove_abandoned(&cache.kernels());
-    let work = tempfile::tempdir_in(root.path()).expect("a temporary directory");
+        let work = tempfile::tempdir_in(root.path()).expect("a temporary directory");
         let downloaded = Downloaded { packages: vec!["linux-image-x".into()], files: vec![file] };
         let kernel =
             install(&cache, &downloaded, work.path(), &mut |_| {}).expect("a good package");
