@@ -18,6 +18,8 @@ use crate::op::Op;
 const X87: u64 = Xcr0::X87.bits();
 const SSE: u64 = Xcr0::SSE.bits();
 const AVX: u64 = Xcr0::AVX.bits();
+/// Stands for MXCSR and MXCSR_MASK, which belong to SSE or AVX depending on the form.
+const WORDS: u64 = 1 << 61;
 /// Stands for the header, which is always there.
 const HEADER: u64 = 1 << 62;
 /// XCOMP_BV: the area is compacted.
@@ -71,10 +73,10 @@ fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, access:
     let length = registers(cpu) * 16;
     let pieces = [
         (X87, 0..24),
-        (SSE | AVX, 24..32),
+        (WORDS, 24..32),
         (X87, ST_OFFSET..ST_END),
         (SSE, XMM_OFFSET..XMM_OFFSET + length),
-        (X87 | SSE | AVX | HEADER, HEADER_OFFSET..HEADER_END),
+        (HEADER, HEADER_OFFSET..HEADER_END),
         (AVX, YMM_HI_OFFSET..YMM_HI_OFFSET + length),
     ];
     for (owner, range) in pieces {
@@ -109,7 +111,8 @@ fn save_standard<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, skip_initial: bool) -> Ex
     let at = operand(cpu, op, Access::Write)?;
     let used = in_use(cpu);
     let written = if skip_initial { rfbm & used } else { rfbm };
-    probe(cpu, op, at, written, Access::Write)?;
+    let words = if rfbm & (SSE | AVX) != 0 { WORDS } else { 0 };
+    probe(cpu, op, at, written | words, Access::Write)?;
     let header = at.wrapping_add(HEADER_OFFSET as u64);
     let old: u64 = match cpu.bus.load(header) {
         Ok(old) => old,
@@ -130,7 +133,8 @@ pub(super) fn save_compacted<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     if rfbm & SSE != 0 && cpu.state.xsave.mxcsr() != MXCSR_RESET {
         used |= SSE;
     }
-    probe(cpu, op, at, used, Access::Write)?;
+    let words = if used & SSE != 0 { WORDS } else { 0 };
+    probe(cpu, op, at, used | words, Access::Write)?;
     if used & SSE != 0 {
         put_image(cpu, op, at, 24..32)?;
     }
