@@ -13,7 +13,8 @@ pub struct HostFeatures {
     pub leaf1_ecx: u32,
     /// Leaf 7 EBX: AVX2, SHA; and bit 13, which says that FCS and FDS read as zero.
     pub leaf7_ebx: u32,
-    /// Leaf 13, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1, XSAVES.
+    /// Leaf 13, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. (XSAVES, bit 3, is
+    /// implemented but wants IA32_XSS announced and answered first.)
     pub leaf13_eax: u32,
 }
 
@@ -57,7 +58,7 @@ pub fn host_features() -> HostFeatures {
         leaf1_edx: leaf1.edx & (FPU | MMX | FXSR | SSE | SSE2),
         leaf1_ecx,
         leaf7_ebx,
-        leaf13_eax: 0b1111,
+        leaf13_eax: 0b0111,
     }
 }
 
