@@ -1,4 +1,5 @@
 //! CPUID bits that some payloads need (SDM vol. 2A, CPUID).
+#![allow(dead_code, reason = "features are named here before a payload asks for them")]
 
 use crate::payload::Feature;
 

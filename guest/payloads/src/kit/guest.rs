@@ -163,12 +163,12 @@ impl Guest {
 
     /// Writes EXIT and stops for good.
     pub(crate) fn finish(&mut self) -> Assembled {
-        if let End::Exit(status) = self.end {
-            if self.cpu == 0 {
-                self.asm.mov(al, i32::from(status))?;
-                self.asm.out(i32::from(ports::EXIT), al)?;
-                self.expect_access(Direction::PortOut, ports::EXIT.into(), 1, status.into());
-            }
+        if let End::Exit(status) = self.end
+            && self.cpu == 0
+        {
+            self.asm.mov(al, i32::from(status))?;
+            self.asm.out(i32::from(ports::EXIT), al)?;
+            self.expect_access(Direction::PortOut, ports::EXIT.into(), 1, status.into());
         }
         let mut stop = self.asm.create_label();
         self.asm.set_label(&mut stop)?;

@@ -8,13 +8,16 @@ mod privilege;
 mod start_up;
 
 pub(crate) use guest::{Assembled, Guest};
+#[allow(unused_imports, reason = "for payloads to come")]
 pub(crate) use image::page;
+#[allow(unused_imports, reason = "for payloads to come")]
 pub(crate) use multi::lapic;
 pub(crate) use start_up::{far_jump_16, long_mode_bits};
 
 /// Exception vectors by their short names (SDM vol. 3, table 6-1).
 pub(crate) mod vector {
     pub(crate) const DE: u8 = 0;
+    #[allow(dead_code, reason = "the row of vectors is whole")]
     pub(crate) const DB: u8 = 1;
     pub(crate) const NMI: u8 = 2;
     pub(crate) const BP: u8 = 3;
