@@ -51,9 +51,6 @@ impl SoftBus {
 
 impl PortIo for SoftBus {
     fn port_in(&mut self, port: u16, width: u8) -> u32 {
-        if self.context.watch {
-            self.watch.note_port(port, width);
-        }
         let mut bytes = [0xff; 4];
         let data = &mut bytes[..usize::from(width).clamp(1, 4)];
         if let Some(io) = self.io.get() {
@@ -64,9 +61,6 @@ impl PortIo for SoftBus {
     }
 
     fn port_out(&mut self, port: u16, width: u8, value: u32) {
-        if self.context.watch {
-            self.watch.note_port(port, width);
-        }
         let bytes = value.to_le_bytes();
         if let Some(io) = self.io.get() {
             io.port_out(port, &bytes[..usize::from(width).clamp(1, 4)]);

@@ -152,22 +152,4 @@ impl super::Watchpoints {
             }
         }
     }
-
-    /// Records I/O breakpoints (CR4.DE is the caller's business).
-    pub(super) fn note_port(&mut self, port: u16, width: u8) {
-        for index in 0..4 {
-            let enabled = self.dr7 >> (index * 2) & 3 != 0;
-            let control = self.dr7 >> (16 + index * 4);
-            let length = [1, 2, 8, 4][(control >> 2 & 3) as usize];
-            let start = self.dr[index as usize] & !(length - 1);
-            let port = u64::from(port);
-            if enabled
-                && control & 3 == 2
-                && port < start + length
-                && start < port + u64::from(width)
-            {
-                self.hits |= 1 << index;
-            }
-        }
-    }
 }

@@ -204,6 +204,10 @@ impl SoftVcpu {
                 }
                 let repeated = self.cpu.stop == Stop::Repeat;
                 let halted = self.cpu.stop == Stop::Halt;
+                if matches!(self.cpu.stop, Stop::Fault(_)) {
+                    // An instruction that faults has met no data breakpoint.
+                    interp::Translation::take_watch_hits(&mut self.cpu.bus);
+                }
                 let exit = self.trapped(op.len);
                 if exit.is_none() && (repeated || halted) {
                     return self.debug_traps();

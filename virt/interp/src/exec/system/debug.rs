@@ -111,13 +111,15 @@ impl<B: Bus> Cpu<B> {
         (bits != 0).then(|| Exception::debug(bits))
     }
 
-    /// Ends a port instruction: a trap if it touched an I/O breakpoint.
+    /// Ends a port instruction: a trap if it touched an I/O breakpoint, one together with what else
+    /// is due behind the instruction.
     pub fn finish_port(&mut self, port: u16, width: u8) -> Exec {
         let hits = self.port_breakpoints(port, width);
         if hits == 0 {
             return Ok(());
         }
-        self.stop = Stop::TrapAfter(Exception::debug(hits));
+        let others = self.debug_trap().map_or(0, |exception| exception.address);
+        self.stop = Stop::TrapAfter(Exception::debug(hits | others));
         Err(Trap)
     }
 }
