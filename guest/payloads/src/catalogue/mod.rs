@@ -47,6 +47,20 @@ catalogue! { ($)
     }
     timers { one_shot counts_down periodic deadline time_stamps }
     processors { start_up ping_pong messages_to_the_second shootdown }
+    registers { msr_round_trips msr_refusals mtrrs bases tsc_aux cpuid cpuid_xsave }
+    code { same_page next_instruction other_page alias remapped cross_modifying }
+    atomics {
+        increment exchange_add compare_exchange compare_exchange_16 compare_exchange_8 spinlock
+        split_locks
+    }
+    strings { moves faults_in_the_middle comparisons address_sizes long_runs }
+    debugging {
+        single_step single_step_special instruction_breakpoints data_breakpoints port_breakpoints
+        registers
+    }
+    tasks { jump call_and_return interrupt refusals }
+    system_calls { syscall sysenter gates_between_rings }
+    vectors { x87 mmx sse fxsave xsave avx avx2 }
 }
 
 fn build((name, make): Entry) -> Payload {

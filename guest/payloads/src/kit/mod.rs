@@ -7,7 +7,7 @@ mod multi;
 mod privilege;
 mod start_up;
 
-pub(crate) use guest::{Assembled, Guest};
+pub(crate) use guest::{Assembled, Guest, jump_address};
 #[allow(unused_imports, reason = "for payloads to come")]
 pub(crate) use image::page;
 #[allow(unused_imports, reason = "for payloads to come")]
