@@ -78,6 +78,8 @@ bitflags! {
         const PKE = 1 << 22;
         /// Control-flow enforcement.
         const CET = 1 << 23;
+        /// Protection keys, supervisor pages.
+        const PKS = 1 << 24;
         const _ = !0;
     }
 

@@ -149,4 +149,6 @@ pub mod pf {
     pub const RESERVED: u32 = 1 << 3;
     /// An instruction fetch.
     pub const FETCH: u32 = 1 << 4;
+    /// The page's protection key forbids the access.
+    pub const PROTECTION_KEY: u32 = 1 << 5;
 }

@@ -26,6 +26,8 @@ pub mod pte {
     pub const LARGE: u64 = 1 << 7;
     /// Global.
     pub const GLOBAL: u64 = 1 << 8;
+    /// Lowest of the four bits of a leaf's protection key.
+    pub const KEY_SHIFT: u32 = 59;
     /// Execute disable.
     pub const NX: u64 = 1 << 63;
     /// Bits 51:12.
@@ -42,6 +44,10 @@ pub struct PagingRegisters {
     pub efer: u64,
     /// RFLAGS.AC, which lifts SMAP for explicit supervisor accesses.
     pub ac: bool,
+    /// PKRU: rights of user pages by protection key, under CR4.PKE.
+    pub pkru: u32,
+    /// IA32_PKRS: likewise of supervisor pages, under CR4.PKS.
+    pub pkrs: u32,
 }
 
 /// One access to be translated.
@@ -128,6 +134,13 @@ pub fn pdptes_valid(memory: &mut impl TableMemory, cr3: u64) -> bool {
 
 /// Bits that must be 0 in a present PDPTE.
 const PDPTE_RESERVED: u64 = !((1u64 << PHYSICAL_BITS) - 1) | 0x1e6;
+
+/// Neither access-disabled nor write-disabled.
+#[derive(Clone, Copy)]
+struct KeyRights {
+    access: bool,
+    write: bool,
+}
 
 struct Walk<'a> {
     registers: &'a PagingRegisters,
@@ -278,6 +291,22 @@ impl<'a> Walk<'a> {
         Ok((entry & 0xffff_f000, 1 << 12))
     }
 
+    /// What the leaf's protection key allows data accesses (SDM vol. 3, 4.6.2).
+    fn key_rights(&self) -> KeyRights {
+        let keys = if self.registers.efer & Efer::LMA.bits() == 0 {
+            0
+        } else if self.user && self.has_cr4(Cr4::PKE) {
+            self.registers.pkru
+        } else if !self.user && self.has_cr4(Cr4::PKS) {
+            self.registers.pkrs
+        } else {
+            0
+        };
+        let leaf = self.visited[self.depth - 1].value;
+        let bits = keys >> (2 * (leaf >> pte::KEY_SHIFT & 0xf));
+        KeyRights { access: bits & 1 == 0, write: bits & 2 == 0 }
+    }
+
     fn finish(
         self,
         memory: &mut impl TableMemory,
@@ -287,9 +316,11 @@ impl<'a> Walk<'a> {
         let access = self.access;
         let smap_blocks =
             !access.user && self.user && self.has_cr4(Cr4::SMAP) && !self.registers.ac;
-        let readable = if access.user { self.user } else { !smap_blocks };
         let wp = self.registers.cr0 & Cr0::WP.bits() != 0;
-        let may_write = readable && (self.writable || !access.user && !wp);
+        let key = self.key_rights();
+        let key_allows_write = key.access && (key.write || !access.user && !wp);
+        let readable = key.access && if access.user { self.user } else { !smap_blocks };
+        let may_write = readable && key_allows_write && (self.writable || !access.user && !wp);
         let smep_blocks = !access.user && self.user && self.has_cr4(Cr4::SMEP);
         let executable = !self.no_execute && if access.user { self.user } else { !smep_blocks };
         let allowed = if access.fetch {
@@ -300,7 +331,10 @@ impl<'a> Walk<'a> {
             readable
         };
         if !allowed {
-            return Some(Err(self.fault(pf::PRESENT)));
+            let by_key =
+                !access.fetch && !(if access.write { key_allows_write } else { key.access });
+            let code = if by_key { pf::PROTECTION_KEY } else { 0 };
+            return Some(Err(self.fault(pf::PRESENT | code)));
         }
         let bytes = if self.registers.cr4 & Cr4::PAE.bits() != 0 { 8 } else { 4 };
         let mut dirty = false;
@@ -361,6 +395,8 @@ mod tests {
         cr4: 1 << 5 | 1 << 7,
         efer: 1 << 10 | 1 << 8 | 1 << 11,
         ac: false,
+        pkru: 0,
+        pkrs: 0,
     };
     const READ: WalkAccess = WalkAccess { write: false, fetch: false, user: false };
     const WRITE: WalkAccess = WalkAccess { write: true, ..READ };
@@ -390,6 +426,40 @@ mod tests {
         }
         assert!(walk(&mut tables, &LONG, AT, WRITE).unwrap().writable);
         assert_ne!(tables.0[4 * 512 + 3] & pte::DIRTY, 0);
+    }
+
+    #[test]
+    fn protection_keys_bind_data_accesses_and_not_fetches() {
+        // Key 2: access-disabled is bit 4, write-disabled bit 5.
+        let (disabled, read_only) = (1 << 4, 1 << 5);
+        let user_leaf = 0x9007 | 2 << pte::KEY_SHIFT;
+        let keyed = |pkru| PagingRegisters { cr4: LONG.cr4 | 1 << 22 | 1 << 24, pkru, ..LONG };
+        let go = |leaf, registers: PagingRegisters, access| {
+            walk(&mut long_tables(leaf), &registers, AT, access)
+        };
+        let key = pf::PRESENT | pf::PROTECTION_KEY;
+        let fault = |code| Err(Exception::page_fault(AT.0, code));
+        assert_eq!(go(user_leaf, keyed(disabled), USER_READ), fault(key | pf::USER));
+        assert_eq!(go(user_leaf, keyed(disabled), READ), fault(key));
+        assert!(go(user_leaf, keyed(disabled), FETCH).is_ok());
+        assert!(go(user_leaf, keyed(disabled >> 2 | disabled << 2), USER_READ).is_ok());
+        assert!(!go(user_leaf, keyed(read_only), USER_READ).unwrap().writable);
+        assert_eq!(go(user_leaf, keyed(read_only), WRITE), fault(key | pf::WRITE));
+        let no_wp = PagingRegisters { cr0: 1 << 31 | 1, ..keyed(read_only) };
+        assert!(go(user_leaf, no_wp, WRITE).is_ok());
+        assert_eq!(
+            go(user_leaf, no_wp, WalkAccess { user: true, ..WRITE }),
+            fault(key | pf::WRITE | pf::USER)
+        );
+        // PKRU is nothing to supervisor pages, and PKRS nothing to user pages.
+        let supervisor_leaf = 0x9003 | 2 << pte::KEY_SHIFT;
+        assert!(go(supervisor_leaf, keyed(disabled), READ).is_ok());
+        let supervisor = PagingRegisters { pkrs: disabled, ..keyed(0) };
+        assert_eq!(go(supervisor_leaf, supervisor, READ), fault(key));
+        assert!(go(user_leaf, supervisor, READ).is_ok());
+        // Without the bits in CR4 there are no keys.
+        let off = PagingRegisters { pkru: !0, pkrs: !0, ..LONG };
+        assert!(go(user_leaf, off, WRITE).is_ok() && go(supervisor_leaf, off, WRITE).is_ok());
     }
 
     #[test]

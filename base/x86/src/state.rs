@@ -72,6 +72,8 @@ pub struct Msrs {
     /// Base and mask, eight pairs.
     pub mtrr_variable: [u64; 16],
     pub mcg_status: u64,
+    /// Rights of supervisor pages' protection keys.
+    pub pkrs: u64,
     pub kvm_wall_clock: u64,
     pub kvm_system_time: u64,
     pub kvm_async_pf: u64,
@@ -103,6 +105,7 @@ impl Default for Msrs {
             mtrr_fixed: [0; 11],
             mtrr_variable: [0; 16],
             mcg_status: 0,
+            pkrs: 0,
             kvm_wall_clock: 0,
             kvm_system_time: 0,
             kvm_async_pf: 0,
@@ -132,6 +135,9 @@ pub struct CpuState {
     pub cr3: u64,
     pub cr4: u64,
     pub xcr0: u64,
+    /// Rights of user pages' protection keys: XSAVE component 9, kept here and not in `xsave`,
+    /// because its place there differs between processors.
+    pub pkru: u32,
     pub dr: [u64; 4],
     pub dr6: u64,
     pub dr7: u64,
@@ -184,6 +190,7 @@ impl CpuState {
             cr3: 0,
             cr4: 0,
             xcr0: 1,
+            pkru: 0,
             dr: [0; 4],
             dr6: Dr6::FIXED,
             dr7: Dr7::FIXED,

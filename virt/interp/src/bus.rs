@@ -23,7 +23,7 @@ pub struct Context {
     pub cr0: u64,
     /// CR3.
     pub cr3: u64,
-    /// CR4 (PAE, PSE, PGE, PCIDE, SMEP, SMAP matter).
+    /// CR4 (PAE, PSE, PGE, PCIDE, SMEP, SMAP, PKE, PKS matter).
     pub cr4: u64,
     /// EFER (LMA, NXE matter).
     pub efer: u64,
@@ -31,6 +31,10 @@ pub struct Context {
     pub user: bool,
     /// RFLAGS.AC: lifts SMAP at CPL 0-2.
     pub ac: bool,
+    /// PKRU, or 0 where CR4.PKE does not make it count.
+    pub pkru: u32,
+    /// IA32_PKRS, or 0 where CR4.PKS does not make it count.
+    pub pkrs: u32,
     /// CR0.AM and RFLAGS.AC and CPL 3: misaligned data raises #AC(0).
     pub align_check: bool,
     /// DR7 has an enabled data or I/O breakpoint: report hits through [`Translation::take_watch_hits`].
@@ -134,6 +138,9 @@ pub trait Translation {
     fn take_watch_hits(&mut self) -> u64;
 }
 
+/// What KVM answers to a hypercall it does not know.
+pub const KVM_ENOSYS: i64 = -1000;
+
 /// Time, identification, and MSRs that are not plain state.
 pub trait Platform {
     /// CPUID from the static table. OSXSAVE, APIC id and other live bits are patched by the caller.
@@ -147,6 +154,9 @@ pub trait Platform {
     fn host_tsc(&mut self) -> u64;
     /// 64 random bits for RDRAND and RDSEED.
     fn random(&mut self) -> u64;
+    /// VMCALL or VMMCALL at CPL 0: a KVM hypercall by number, with its four arguments; what the
+    /// guest finds in RAX. `wide`: from 64-bit mode. Unknown numbers answer [`KVM_ENOSYS`].
+    fn hypercall(&mut self, number: u64, arguments: [u64; 4], wide: bool) -> i64;
     /// CR8: the local APIC's task priority, 0-15. `Some` writes it first.
     fn task_priority(&mut self, write: Option<u8>) -> u8;
     /// Whether a long-running instruction should give way: an interrupt, kick or event waits.

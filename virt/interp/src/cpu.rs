@@ -3,7 +3,7 @@
 //! While running, `regs` and `flags` hold what `state.gpr`, `state.rip` and the six status flags
 //! of `state.rflags` hold at rest; [`Cpu::export`] and [`Cpu::import`] convert. Everything else
 //! lives in `state` all the time. Invariant: whoever changes CR0, CR3, CR4, EFER, CPL, RFLAGS.AC,
-//! RFLAGS.VM, CS or DR7 calls [`Cpu::refresh`] before the next memory access.
+//! RFLAGS.VM, CS, DR7, PKRU or PKRS calls [`Cpu::refresh`] before the next memory access.
 
 use x86::{Activity, CpuState, Cr0, Cr4, Dr7, Efer, Exception, Flags, Segment, Vector};
 
@@ -202,6 +202,7 @@ impl<B: Bus> Cpu<B> {
         };
         let user = self.cpl == 3;
         let ac = state.rflags & Flags::AC.bits() != 0;
+        let keys = |bit: Cr4, rights: u32| if state.cr4 & bit.bits() != 0 { rights } else { 0 };
         self.bus.set_context(Context {
             cr0: state.cr0,
             cr3: state.cr3,
@@ -209,6 +210,8 @@ impl<B: Bus> Cpu<B> {
             efer: state.msrs.efer,
             user,
             ac,
+            pkru: keys(Cr4::PKE, state.pkru),
+            pkrs: keys(Cr4::PKS, state.msrs.pkrs as u32),
             align_check: user && ac && state.cr0 & Cr0::AM.bits() != 0,
             watch: state.dr7 & Dr7::ANY_ENABLED.bits() != 0,
         });

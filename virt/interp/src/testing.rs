@@ -330,6 +330,10 @@ impl Platform for FlatBus {
         self.random
     }
 
+    fn hypercall(&mut self, _: u64, _: [u64; 4], _: bool) -> i64 {
+        crate::bus::KVM_ENOSYS
+    }
+
     fn task_priority(&mut self, write: Option<u8>) -> u8 {
         self.task_priority = write.unwrap_or(self.task_priority);
         self.task_priority

@@ -5,6 +5,7 @@
 
 use x86::cpuid::{CpuidEntry, CpuidResult};
 use x86::paging::PHYSICAL_BITS;
+use x86::xsave::AVX_END;
 
 use crate::sys::host;
 
@@ -12,8 +13,13 @@ use crate::sys::host;
 const KVM_LEAF: u32 = 0x4000_0000;
 /// "KVMKVMKVM\0\0\0".
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x4d];
-/// CLOCKSOURCE, NOP_IO_DELAY, CLOCKSOURCE2, PV_EOI, MSI_EXT_DEST_ID, CLOCKSOURCE_STABLE.
-const KVM_FEATURES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 15 | 1 << 24;
+/// CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 PV_EOI PV_UNHALT PV_SEND_IPI PV_SCHED_YIELD
+/// MSI_EXT_DEST_ID CLOCKSOURCE_STABLE.
+const KVM_FEATURES: &[u32] = &[0, 1, 3, 6, 7, 11, 13, 15, 24];
+
+/// XSAVE component of PKRU, and its bytes.
+const PKRU: u32 = 9;
+const PKRU_BYTES: u32 = 8;
 
 fn bits(list: &[u32]) -> u32 {
     list.iter().fold(0, |all, bit| all | 1 << bit)
@@ -26,12 +32,12 @@ const LEAF1_EDX: &[u32] =
 const LEAF1_ECX: &[u32] = &[13, 17, 21, 22, 23, 24, 26, 30, 31];
 /// SSE3 PCLMUL SSSE3 FMA SSE4.1 SSE4.2 AES AVX F16C: what the host's unit executes.
 const LEAF1_ECX_HOST: &[u32] = &[0, 1, 9, 12, 19, 20, 25, 28, 29];
-/// FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB.
-const LEAF7_EBX: &[u32] = &[0, 1, 3, 7, 8, 9, 10, 18, 19, 20, 23, 24];
+/// FSGSBASE TSC_ADJUST BMI1 SMEP BMI2 ERMS INVPCID FCS-FDS-ZERO RDSEED ADX SMAP CLFLUSHOPT CLWB.
+const LEAF7_EBX: &[u32] = &[0, 1, 3, 7, 8, 9, 10, 13, 18, 19, 20, 23, 24];
 /// AVX2 SHA.
 const LEAF7_EBX_HOST: &[u32] = &[5, 29];
-/// UMIP RDPID.
-const LEAF7_ECX: &[u32] = &[2, 22];
+/// UMIP PKU RDPID PKS.
+const LEAF7_ECX: &[u32] = &[2, 3, 22, 31];
 /// FSRM, SPEC_CTRL (IBRS, IBPB), ARCH_CAPABILITIES.
 const LEAF7_EDX: &[u32] = &[4, 26, 29];
 /// LAHF in 64-bit mode, LZCNT, PREFETCHW.
@@ -50,7 +56,7 @@ pub(crate) fn table(cpus: u32, tsc_khz: u32) -> Vec<CpuidEntry> {
     let host1 = host::cpuid(1, 0);
     let host7 = host::cpuid(7, 0);
     let avx = host1.ecx >> 28 & 1 != 0;
-    let components = if avx { 7 } else { 3 };
+    let components = 1 << PKRU | if avx { 7 } else { 3 };
     let logical = cpus.min(255);
 
     add(0, None, 0x16, vendor.ebx, vendor.ecx, vendor.edx);
@@ -75,17 +81,19 @@ pub(crate) fn table(cpus: u32, tsc_khz: u32) -> Vec<CpuidEntry> {
         add(leaf, Some(1), u32::BITS - (logical - 1).leading_zeros(), logical, 2 << 8 | 1, 0);
         add(leaf, Some(2), 0, 0, 2, 0);
     }
-    let area = if avx { 832 } else { 576 };
+    // PKRU follows AVX, or where it would be.
+    let area = AVX_END as u32 + PKRU_BYTES;
     add(0xd, Some(0), components, area, area, 0);
     // XSAVEOPT, XSAVEC, XGETBV with ECX = 1.
     add(0xd, Some(1), 0b111, 0, 0, 0);
     if avx {
         add(0xd, Some(2), 256, 576, 0, 0);
     }
+    add(0xd, Some(PKRU), PKRU_BYTES, AVX_END as u32, 0, 0);
     add(0x16, None, tsc_khz / 1000, tsc_khz / 1000, 100, 0);
 
     add(KVM_LEAF, None, KVM_LEAF + 0x10, KVM_SIGNATURE[0], KVM_SIGNATURE[1], KVM_SIGNATURE[2]);
-    add(KVM_LEAF + 1, None, KVM_FEATURES, 0, 0, 0);
+    add(KVM_LEAF + 1, None, bits(KVM_FEATURES), 0, 0, 0);
     // TSC and APIC bus frequency in kHz.
     add(KVM_LEAF + 0x10, None, tsc_khz, 1_000_000, 0, 0);
 

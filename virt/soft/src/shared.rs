@@ -41,6 +41,8 @@ pub(crate) struct VcpuShared {
     pub(crate) nmis: AtomicU8,
     /// Guest TSC - host TSC, for readers of the local APIC's timer.
     pub(crate) tsc_offset: AtomicU64,
+    /// A KVM kick came: the present HLT ends, or the next one does.
+    pub(crate) unhalted: AtomicBool,
     lapic: Mutex<Lapic>,
     stale: Mutex<Vec<u64>>,
     protect: Mutex<Vec<u64>>,
@@ -56,6 +58,7 @@ impl VcpuShared {
             sipi_vector: AtomicU8::new(0),
             nmis: AtomicU8::new(0),
             tsc_offset: AtomicU64::new(0),
+            unhalted: AtomicBool::new(false),
             lapic: Mutex::new(Lapic::new(index)),
             stale: Mutex::default(),
             protect: Mutex::default(),
@@ -78,9 +81,9 @@ impl VcpuShared {
 
     /// Sends an NMI.
     pub(crate) fn notify_nmi(&self) {
-        // Racing senders may merge, as on hardware.
-        let count = self.nmis.load(Ordering::Relaxed);
-        self.nmis.store((count + 1).min(2), Ordering::Release);
+        // Two that race are still two.
+        let another = |count: u8| (count < 2).then_some(count + 1);
+        let _ = self.nmis.fetch_update(Ordering::AcqRel, Ordering::Relaxed, another);
         self.notify(attention::NMI);
     }
 

@@ -205,6 +205,8 @@ fn control_register<B: Bus>(
         Code::Invpcid_r32_m128 | Code::Invpcid_r64_m128 if Feature::INVPCID.announced(bus) => {
             ending(op, control::invpcid)
         }
+        Code::Rdpkru if Feature::PKU.announced(bus) => Some(control::rdpkru),
+        Code::Wrpkru if Feature::PKU.announced(bus) => ending(op, control::wrpkru),
         Code::Xgetbv => Some(control::xgetbv),
         Code::Xsetbv => ending(op, control::xsetbv),
         _ => None,

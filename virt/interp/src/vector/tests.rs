@@ -199,6 +199,35 @@ fn xsavec_records_only_what_is_in_use() {
 }
 
 #[test]
+fn pkru_is_component_nine_in_both_forms() {
+    for (save, place) in [(XSAVE64, 0x400), (XSAVEC64, 832)] {
+        let mut cpu = filled();
+        cpu.bus.cpuid.insert(
+            0,
+            x86::cpuid::CpuidEntry {
+                leaf: 0xd,
+                subleaf: Some(9),
+                result: x86::cpuid::CpuidResult { eax: 8, ebx: 0x400, ecx: 0, edx: 0 },
+            },
+        );
+        cpu.state.xcr0 |= x86::Xcr0::PKRU.bits();
+        cpu.state.cr4 |= Cr4::PKE.bits();
+        cpu.regs[0] = !0;
+        cpu.state.pkru = 0x5555_5554;
+        assert_eq!(then(&mut cpu, save), Stop::None);
+        assert_eq!(cpu.bus.peek::<u64>(DATA + place), 0x5555_5554);
+        assert_eq!(cpu.bus.peek::<u64>(DATA + 512) >> 9 & 1, 1);
+        cpu.state.pkru = 1;
+        assert_eq!(then(&mut cpu, XRSTOR64), Stop::None);
+        assert_eq!((cpu.state.pkru, cpu.bus.context.pkru), (0x5555_5554, 0x5555_5554));
+        // Not present in memory: initial.
+        cpu.bus.poke(DATA + 512, 0u64);
+        assert_eq!(then(&mut cpu, XRSTOR64), Stop::None);
+        assert_eq!((cpu.state.pkru, cpu.bus.context.pkru), (0, 0));
+    }
+}
+
+#[test]
 fn bad_areas_raise_gp_and_change_nothing() {
     for (at, value) in [(512, 8u64), (520, 1), (528, 1), (24, 0)] {
         let mut cpu = filled();

@@ -45,7 +45,7 @@ impl StateLayout {
         state.activity = events::activity(fd)?;
         regs::save(fd, &mut state)?;
         state.xcr0 = xsave::save_xcr0(fd)?;
-        state.xsave = self.xsave.save(fd)?;
+        (state.xsave, state.pkru) = self.xsave.save(fd)?;
         self.msrs.save(fd, &mut state.msrs)?;
         state.msrs.tsc_offset = self.tsc.get(fd)?;
         state.lapic = lapic::save(fd)?;
@@ -65,7 +65,7 @@ impl StateLayout {
     ) -> Result<(), EngineError> {
         regs::load_special(fd, state)?;
         xsave::load_xcr0(fd, state.xcr0)?;
-        self.xsave.load(fd, &state.xsave)?;
+        self.xsave.load(fd, &state.xsave, state.pkru)?;
         regs::load_general(fd, state)?;
         self.tsc.set(fd, state.msrs.tsc_offset)?;
         if index == 0 {

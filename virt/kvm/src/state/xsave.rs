@@ -4,7 +4,7 @@
 //! XSTATE_BV bit means "initial value, whatever the bytes". Out: initial values are written where
 //! the bit is clear, then the header is cleared. In: a bit is set for each component whose bytes
 //! are not initial, so a guest that never used one is not charged for it. MXCSR is always loaded
-//! from the bytes by the standard form.
+//! from the bytes by the standard form. PKRU has a place of its own in the neutral state.
 
 use engine::EngineError;
 use kvm_bindings::{kvm_xcrs, kvm_xsave};
@@ -29,6 +29,9 @@ pub(super) struct XsaveLayout {
     components: Vec<(u32, std::ops::Range<usize>)>,
 }
 
+/// The component that holds PKRU.
+const PKRU: u32 = 9;
+
 impl XsaveLayout {
     /// From the guest's CPUID.
     pub(super) fn of(cpuid: &[CpuidEntry]) -> Self {
@@ -44,18 +47,33 @@ impl XsaveLayout {
         Self { components }
     }
 
-    pub(super) fn save(&self, fd: &VcpuFd) -> Result<XsaveArea, EngineError> {
+    /// The area, and PKRU.
+    pub(super) fn save(&self, fd: &VcpuFd) -> Result<(XsaveArea, u32), EngineError> {
         let kvm = fd.get_xsave().map_err(failed("KVM_GET_XSAVE"))?;
         let mut area = XsaveArea::default();
         for (bytes, word) in area.0.chunks_exact_mut(4).zip(kvm.region) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         self.normalise(&mut area);
-        Ok(area)
+        let pkru = self.pkru(&mut area).map_or(0, |place| {
+            let value = u32::from_le_bytes(*place);
+            place.fill(0);
+            value
+        });
+        Ok((area, pkru))
     }
 
-    pub(super) fn load(&self, fd: &VcpuFd, area: &XsaveArea) -> Result<(), EngineError> {
+    /// Where PKRU lies in an area; nowhere on processors without it.
+    fn pkru<'a>(&self, area: &'a mut XsaveArea) -> Option<&'a mut [u8; 4]> {
+        let (_, range) = self.components.iter().find(|(bit, _)| *bit == PKRU)?;
+        area.0[range.clone()].first_chunk_mut()
+    }
+
+    pub(super) fn load(&self, fd: &VcpuFd, area: &XsaveArea, pkru: u32) -> Result<(), EngineError> {
         let mut area = area.clone();
+        if let Some(place) = self.pkru(&mut area) {
+            *place = pkru.to_le_bytes();
+        }
         self.denormalise(&mut area);
         let mut kvm = kvm_xsave::default();
         for (bytes, word) in area.0.chunks_exact(4).zip(&mut kvm.region) {

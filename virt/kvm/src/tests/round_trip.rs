@@ -111,12 +111,14 @@ fn the_upper_halves_of_vector_registers_come_back() {
     for register in 0..16 {
         state.xsave.set_ymm_hi(register, 0x77 << register);
     }
-    for leaf in [5, 6, 7, 9u32].into_iter().filter(|leaf| components >> leaf & 1 != 0) {
+    for leaf in [5, 6, 7u32].into_iter().filter(|leaf| components >> leaf & 1 != 0) {
         let place = x86::cpuid::lookup(table, 0xd, leaf);
         state.xsave.0[place.ebx as usize] = leaf as u8 * 4;
     }
+    state.pkru = if components >> 9 & 1 != 0 { 0x5555_5554 } else { 0 };
     vcpu.set_state(&state).unwrap();
-    assert_eq!(vcpu.state().unwrap().xsave, state.xsave);
+    let back = vcpu.state().unwrap();
+    assert_eq!((back.xsave, back.pkru), (state.xsave.clone(), state.pkru));
     // A fresh area clears all of it again.
     state.xsave = XsaveArea::default();
     vcpu.set_state(&state).unwrap();

@@ -128,6 +128,10 @@ impl Platform for SoftBus {
         u64::from_le_bytes(bytes)
     }
 
+    fn hypercall(&mut self, number: u64, arguments: [u64; 4], wide: bool) -> i64 {
+        self.serve_hypercall(number, arguments, wide)
+    }
+
     fn task_priority(&mut self, write: Option<u8>) -> u8 {
         if let Some(priority) = write {
             self.own.lapic().set_cr8(priority);

@@ -45,6 +45,8 @@ fn registers(context: &Context) -> PagingRegisters {
         cr4: context.cr4,
         efer: context.efer,
         ac: context.ac,
+        pkru: context.pkru,
+        pkrs: context.pkrs,
     }
 }
 

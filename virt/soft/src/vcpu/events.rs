@@ -174,7 +174,7 @@ impl SoftVcpu {
                 }
                 Activity::Halted => {
                     self.look_at_lapic();
-                    if self.has_wake_event() {
+                    if self.has_wake_event() || self.own.unhalted.swap(false, Ordering::AcqRel) {
                         self.cpu.state.activity = Activity::Running;
                         return None;
                     }

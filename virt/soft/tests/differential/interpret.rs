@@ -294,6 +294,10 @@ impl Platform for FlatBus {
     fn random(&mut self) -> u64 {
         4
     }
+    fn hypercall(&mut self, _: u64, _: [u64; 4], _: bool) -> i64 {
+        interp::bus::KVM_ENOSYS
+    }
+
     fn task_priority(&mut self, _: Option<u8>) -> u8 {
         0
     }

@@ -9,7 +9,7 @@ use crate::cpu::{Cpu, Exec, Mode};
 use crate::op::Op;
 
 /// Bits of CR4 and the features that make them settable.
-const CR4_FEATURES: [(Cr4, Feature); 18] = [
+const CR4_FEATURES: [(Cr4, Feature); 19] = [
     (Cr4::VME, Feature::VME),
     (Cr4::PVI, Feature::VME),
     (Cr4::TSD, Feature::TSC),
@@ -28,6 +28,7 @@ const CR4_FEATURES: [(Cr4, Feature); 18] = [
     (Cr4::SMEP, Feature::SMEP),
     (Cr4::SMAP, Feature::SMAP),
     (Cr4::PKE, Feature::PKU),
+    (Cr4::PKS, Feature::PKS),
 ];
 
 /// Bits of CR0 that exist; others read as 0.
@@ -287,6 +288,31 @@ pub fn xgetbv<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
     cpu.regs[Reg::Rax as usize] = value & 0xffff_ffff;
     cpu.regs[Reg::Rdx as usize] = value >> 32;
     Ok(())
+}
+
+/// RDPKRU.
+pub fn rdpkru<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
+    require_protection_keys(cpu)?;
+    cpu.set_register_pair(u64::from(cpu.state.pkru));
+    Ok(())
+}
+
+/// WRPKRU: at every privilege level.
+pub fn wrpkru<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
+    require_protection_keys(cpu)?;
+    if cpu.reg::<u32>(Reg::Rdx as u8) != 0 {
+        return Err(cpu.gp0());
+    }
+    cpu.state.pkru = cpu.reg::<u32>(Reg::Rax as u8);
+    cpu.refresh();
+    Ok(())
+}
+
+fn require_protection_keys<B: Bus>(cpu: &mut Cpu<B>) -> Exec {
+    if !cpu.has_cr4(Cr4::PKE) {
+        return Err(cpu.ud());
+    }
+    if cpu.reg::<u32>(Reg::Rcx as u8) != 0 { Err(cpu.gp0()) } else { Ok(()) }
 }
 
 /// XSETBV.

@@ -38,6 +38,7 @@ impl Feature {
     pub const UMIP: Self = Self(7, 0, 2, 2);
     pub const PKU: Self = Self(7, 0, 2, 3);
     pub const LA57: Self = Self(7, 0, 2, 16);
+    pub const PKS: Self = Self(7, 0, 2, 31);
     pub const RDPID: Self = Self(7, 0, 2, 22);
     pub const SERIALIZE: Self = Self(7, 0, 3, 14);
     pub const IBRS: Self = Self(7, 0, 3, 26);

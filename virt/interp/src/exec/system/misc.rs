@@ -8,8 +8,7 @@ use crate::cpu::{Cpu, Exec, Mode, Stop, Trap};
 use crate::deliver::Origin;
 use crate::op::Op;
 
-/// What KVM answers to a hypercall it does not know, and to one from CPL above 0.
-const KVM_ENOSYS: i64 = -1000;
+/// What KVM answers to a hypercall from CPL above 0.
 const KVM_EPERM: i64 = -1;
 
 /// INT n.
@@ -90,10 +89,19 @@ fn require_monitor<B: Bus>(cpu: &mut Cpu<B>) -> Exec {
     if cpu.cpl == 0 { Ok(()) } else { Err(cpu.ud()) }
 }
 
-/// VMCALL, VMMCALL: no hypercall is offered.
+/// VMCALL, VMMCALL: number in RAX, arguments in RBX, RCX, RDX, RSI.
 pub fn hypercall<B: Bus>(cpu: &mut Cpu<B>, _: &Op<B>) -> Exec {
-    let answer = if cpu.cpl == 0 { KVM_ENOSYS } else { KVM_EPERM };
-    if cpu.is_long() {
+    let wide = cpu.is_long();
+    let answer = if cpu.cpl == 0 {
+        let [number, arguments @ ..] =
+            [Reg::Rax, Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi].map(|r| {
+                if wide { cpu.reg::<u64>(r as u8) } else { u64::from(cpu.reg::<u32>(r as u8)) }
+            });
+        cpu.bus.hypercall(number, arguments, wide)
+    } else {
+        KVM_EPERM
+    };
+    if wide {
         cpu.set_reg(Reg::Rax as u8, answer as u64);
     } else {
         cpu.set_reg(Reg::Rax as u8, answer as u32);

@@ -53,6 +53,7 @@ impl<B: Bus> Cpu<B> {
                 self.spec_ctrl_mask()?;
                 self.state.msrs.spec_ctrl
             }
+            msr::PKRS => self.announced(Feature::PKS)?.state.msrs.pkrs,
             msr::SYSENTER_CS => msrs.sysenter_cs,
             msr::SYSENTER_ESP => msrs.sysenter_esp,
             msr::SYSENTER_EIP => msrs.sysenter_eip,
@@ -105,6 +106,12 @@ impl<B: Bus> Cpu<B> {
             }
             msr::FLUSH_CMD => {
                 check(Feature::L1D_FLUSH.announced(&mut self.bus) && value & !1 == 0)?;
+            }
+            msr::PKRS => {
+                self.announced(Feature::PKS)?;
+                check(value >> 32 == 0)?;
+                self.state.msrs.pkrs = value;
+                self.refresh();
             }
             msr::SYSENTER_CS => self.state.msrs.sysenter_cs = value & 0xffff_ffff,
             msr::SYSENTER_ESP => self.state.msrs.sysenter_esp = canonical(value)?,

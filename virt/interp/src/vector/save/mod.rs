@@ -4,13 +4,13 @@
 mod fxsave;
 mod xsave;
 
-use iced_x86::{Code, Instruction};
+use iced_x86::{Code, Instruction, Mnemonic};
 use x86::XsaveArea;
 
 use super::arrange::{ST_OFFSET, load_fcw, quad_at, set_quad_at};
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
-use crate::op::{Handler, Op};
+use crate::op::{Handler, Op, OpFlags};
 
 pub(super) fn lower<B: Bus>(instruction: &Instruction, op: &mut Op<B>) -> Option<Handler<B>> {
     // REX.W forms keep 64-bit pointers.
@@ -25,6 +25,10 @@ pub(super) fn lower<B: Bus>(instruction: &Instruction, op: &mut Op<B>) -> Option
             | Code::Xrstor64_mem
             | Code::Xrstors64_mem
     ));
+    if matches!(instruction.mnemonic(), Mnemonic::Xrstor | Mnemonic::Xrstors) {
+        // It may load PKRU, which translation depends on.
+        op.flags |= OpFlags::ENDS_BLOCK;
+    }
     Some(match instruction.code() {
         Code::Fxsave_m512byte | Code::Fxsave64_m512byte => fxsave::save::<B>,
         Code::Fxrstor_m512byte | Code::Fxrstor64_m512byte => fxsave::restore::<B>,

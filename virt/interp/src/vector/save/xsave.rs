@@ -1,7 +1,8 @@
-//! XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS for x87, SSE and AVX state
-//! (SDM vol. 1, 13.4-13.12). IA32_XSS is zero, so the supervisor forms manage the same state.
+//! XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS for x87, SSE, AVX and PKRU
+//! state (SDM vol. 1, 13.4-13.12). IA32_XSS is zero, so the supervisor forms manage the same state.
 //!
-//! AVX is the only extended component, so it lies at 576 in the compacted form too.
+//! AVX is the first extended component, so it lies at 576 in the compacted form too. PKRU follows
+//! it there; in the standard form it lies where CPUID says.
 
 use x86::xsave::{
     AVX_END, FCW_INIT, HEADER_OFFSET, MXCSR_MASK, MXCSR_RESET, XMM_OFFSET, YMM_HI_OFFSET,
@@ -18,6 +19,9 @@ use crate::op::Op;
 const X87: u64 = Xcr0::X87.bits();
 const SSE: u64 = Xcr0::SSE.bits();
 const AVX: u64 = Xcr0::AVX.bits();
+const PKRU: u64 = Xcr0::PKRU.bits();
+/// PKRU and four reserved bytes.
+const PKRU_BYTES: u64 = 8;
 /// Stands for MXCSR and MXCSR_MASK, which belong to SSE or AVX depending on the form.
 const WORDS: u64 = 1 << 61;
 /// Stands for the header, which is always there.
@@ -61,15 +65,25 @@ fn requested<B: Bus>(cpu: &Cpu<B>) -> u64 {
     cpu.state.xcr0 & mask
 }
 
+/// Offset of PKRU in the standard form.
+fn pkru_standard<B: Bus>(cpu: &mut Cpu<B>) -> u64 {
+    u64::from(cpu.bus.cpuid(0xd, 9).ebx)
+}
+
+/// Offset of PKRU in an area compacted for some components.
+fn pkru_compacted(components: u64) -> u64 {
+    (if components & AVX != 0 { AVX_END } else { YMM_HI_OFFSET }) as u64
+}
+
 /// The operand's linear address: #GP(0) unless 64-byte aligned.
 fn operand<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, access: Access) -> Exec<u64> {
     let at = cpu.linear(op, HEADER_END as u64, access)?;
     if at & 63 == 0 { Ok(at) } else { Err(cpu.misaligned(op, at)) }
 }
 
-/// Checks that the header and the pieces of some components can be accessed; pieces that are not
+/// Checks that the header and the pieces of some components can be written; pieces that are not
 /// asked for need not even exist.
-fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, access: Access) -> Exec {
+fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, pkru_at: u64) -> Exec {
     let length = registers(cpu) * 16;
     let pieces = [
         (X87, 0..24),
@@ -82,12 +96,20 @@ fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, access:
     for (owner, range) in pieces {
         if owner & (components | HEADER) != 0 {
             let start = at.wrapping_add(range.start as u64);
-            if let Err(exception) = cpu.bus.probe(start, range.len() as u64, access) {
-                return Err(cpu.memory_fault(exception, op.segment));
-            }
+            probe_write(cpu, op, start, range.len() as u64)?;
         }
     }
+    if components & PKRU != 0 {
+        probe_write(cpu, op, at.wrapping_add(pkru_at), PKRU_BYTES)?;
+    }
     Ok(())
+}
+
+fn probe_write<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, bytes: u64) -> Exec {
+    match cpu.bus.probe(at, bytes, Access::Write) {
+        Ok(()) => Ok(()),
+        Err(exception) => Err(cpu.memory_fault(exception, op.segment)),
+    }
 }
 
 /// XINUSE: components that are not in their initial configuration.
@@ -103,6 +125,9 @@ fn in_use<B: Bus>(cpu: &Cpu<B>) -> u64 {
     if set(YMM_HI_OFFSET..YMM_HI_OFFSET + length) {
         used |= AVX;
     }
+    if cpu.state.pkru != 0 {
+        used |= PKRU;
+    }
     used
 }
 
@@ -112,7 +137,8 @@ fn save_standard<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, skip_initial: bool) -> Ex
     let used = in_use(cpu);
     let written = if skip_initial { rfbm & used } else { rfbm };
     let words = if rfbm & (SSE | AVX) != 0 { WORDS } else { 0 };
-    probe(cpu, op, at, written | words, Access::Write)?;
+    let pkru_at = if written & PKRU != 0 { pkru_standard(cpu) } else { 0 };
+    probe(cpu, op, at, written | words, pkru_at)?;
     let header = at.wrapping_add(HEADER_OFFSET as u64);
     let old: u64 = match cpu.bus.load(header) {
         Ok(old) => old,
@@ -121,7 +147,7 @@ fn save_standard<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, skip_initial: bool) -> Ex
     if rfbm & (SSE | AVX) != 0 {
         put_image(cpu, op, at, 24..32)?;
     }
-    save_components(cpu, op, at, written)?;
+    save_components(cpu, op, at, written, pkru_at)?;
     put(cpu, op, header, &(old & !rfbm | used & rfbm).to_le_bytes())
 }
 
@@ -134,17 +160,24 @@ pub(super) fn save_compacted<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
         used |= SSE;
     }
     let words = if used & SSE != 0 { WORDS } else { 0 };
-    probe(cpu, op, at, used | words, Access::Write)?;
+    let pkru_at = pkru_compacted(rfbm);
+    probe(cpu, op, at, used | words, pkru_at)?;
     if used & SSE != 0 {
         put_image(cpu, op, at, 24..32)?;
     }
-    save_components(cpu, op, at, used)?;
+    save_components(cpu, op, at, used, pkru_at)?;
     let header = at.wrapping_add(HEADER_OFFSET as u64);
     put(cpu, op, header, &used.to_le_bytes())?;
     put(cpu, op, header.wrapping_add(8), &(rfbm | COMPACTED).to_le_bytes())
 }
 
-fn save_components<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64) -> Exec {
+fn save_components<B: Bus>(
+    cpu: &mut Cpu<B>,
+    op: &Op<B>,
+    at: u64,
+    components: u64,
+    pkru_at: u64,
+) -> Exec {
     let length = registers(cpu) * 16;
     if components & X87 != 0 {
         let head = head(&cpu.state.xsave, op.extra != 0);
@@ -157,11 +190,15 @@ fn save_components<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u6
     if components & AVX != 0 {
         put_image(cpu, op, at, YMM_HI_OFFSET..YMM_HI_OFFSET + length)?;
     }
+    if components & PKRU != 0 {
+        let value = u64::from(cpu.state.pkru).to_le_bytes();
+        put(cpu, op, at.wrapping_add(pkru_at), &value)?;
+    }
     Ok(())
 }
 
-/// XSTATE_BV and XCOMP_BV of an area, if its header is valid.
-fn header_of(image: &[u8], xcr0: u64, supervisor: bool) -> Option<(u64, bool)> {
+/// XSTATE_BV and XCOMP_BV (0: the standard form) of an area, if its header is valid.
+fn header_of(image: &[u8], xcr0: u64, supervisor: bool) -> Option<(u64, u64)> {
     let quad = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&image[at..at + 8]);
@@ -175,7 +212,7 @@ fn header_of(image: &[u8], xcr0: u64, supervisor: bool) -> Option<(u64, bool)> {
     } else {
         !supervisor && layout == 0 && state & !xcr0 == 0
     };
-    (valid && reserved.iter().all(|&byte| byte == 0)).then_some((state, compacted))
+    (valid && reserved.iter().all(|&byte| byte == 0)).then_some((state, layout))
 }
 
 fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec {
@@ -183,10 +220,12 @@ fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec 
     let mut image = [0; AVX_END];
     let at = operand(cpu, op, Access::Read)?;
     get(cpu, op, at, &mut image, HEADER_OFFSET..HEADER_END)?;
-    let Some((state, compacted)) = header_of(&image, cpu.state.xcr0, supervisor) else {
+    let Some((state, layout)) = header_of(&image, cpu.state.xcr0, supervisor) else {
         return Err(cpu.gp0());
     };
+    let compacted = layout & COMPACTED != 0;
     get_components(cpu, op, at, &mut image, rfbm & state)?;
+    let pkru = get_pkru(cpu, op, at, rfbm & state, layout)?;
     if rfbm & (SSE | AVX) != 0 {
         get(cpu, op, at, &mut image, 24..32)?;
     }
@@ -214,6 +253,10 @@ fn restore_area<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, supervisor: bool) -> Exec 
                 area.0[place].fill(0);
             }
         }
+    }
+    if rfbm & PKRU != 0 && cpu.state.pkru != pkru {
+        cpu.state.pkru = pkru;
+        cpu.refresh();
     }
     Ok(())
 }
@@ -254,6 +297,24 @@ fn get_components<B: Bus>(
     Ok(())
 }
 
+/// PKRU from an area; 0, its initial value, if it is not to be loaded.
+fn get_pkru<B: Bus>(
+    cpu: &mut Cpu<B>,
+    op: &Op<B>,
+    at: u64,
+    components: u64,
+    layout: u64,
+) -> Exec<u32> {
+    if components & PKRU == 0 {
+        return Ok(0);
+    }
+    let offset = if layout & COMPACTED != 0 { pkru_compacted(layout) } else { pkru_standard(cpu) };
+    match cpu.bus.load::<u64>(at.wrapping_add(offset)) {
+        Ok(value) => Ok(value as u32),
+        Err(exception) => Err(cpu.memory_fault(exception, op.segment)),
+    }
+}
+
 fn restore_x87(area: &mut XsaveArea, image: &[u8], present: bool, wide: bool) {
     if present {
         set_head(area, &image[..24], wide);
@@ -279,10 +340,10 @@ mod tests {
 
     #[test]
     fn headers_are_checked_as_the_manual_says() {
-        assert_eq!(header_of(&image(7, 0), 7, false), Some((7, false)));
+        assert_eq!(header_of(&image(7, 0), 7, false), Some((7, 0)));
         assert_eq!(header_of(&image(7, 0), 3, false), None);
         assert_eq!(header_of(&image(1, 2), 7, false), None);
-        assert_eq!(header_of(&image(1, COMPACTED | 3), 7, false), Some((1, true)));
+        assert_eq!(header_of(&image(1, COMPACTED | 3), 7, false), Some((1, COMPACTED | 3)));
         assert_eq!(header_of(&image(4, COMPACTED | 3), 7, false), None);
         assert_eq!(header_of(&image(0, COMPACTED | 8), 7, false), None);
         assert_eq!(header_of(&image(1, 0), 7, true), None);

@@ -72,6 +72,33 @@ fn cr3_and_pcid() {
 }
 
 #[test]
+fn protection_key_registers() {
+    // WRPKRU, RDPKRU
+    let mut cpu = long(3, &[0x0f, 0x01, 0xef, 0x0f, 0x01, 0xee]);
+    cpu.regs[..3].copy_from_slice(&[0x5555_5554, 0, 0]);
+    assert_eq!(step(&mut cpu), UD, "CR4.PKE is clear");
+    cpu.state.cr4 |= Cr4::PKE.bits();
+    for (rcx, rdx) in [(1, 0), (0, 1)] {
+        (cpu.regs[1], cpu.regs[2]) = (rcx, rdx);
+        assert_eq!(step(&mut cpu), gp(0));
+    }
+    (cpu.regs[1], cpu.regs[2]) = (0, 0);
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert_eq!((cpu.state.pkru, cpu.bus.context.pkru), (0x5555_5554, 0x5555_5554));
+    (cpu.regs[0], cpu.regs[2]) = (!0, !0);
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert_eq!((cpu.regs[0], cpu.regs[2]), (0x5555_5554, 0));
+    // IA32_PKRS counts under CR4.PKS only.
+    let mut cpu = long(0, &[0x0f, 0x30]);
+    cpu.regs[..3].copy_from_slice(&[4, u64::from(msr::PKRS), 0]);
+    assert_eq!(step(&mut cpu), Stop::None);
+    assert_eq!((cpu.state.msrs.pkrs, cpu.bus.context.pkrs), (4, 0));
+    cpu.state.cr4 |= Cr4::PKS.bits();
+    cpu.refresh();
+    assert_eq!(cpu.bus.context.pkrs, 4);
+}
+
+#[test]
 fn cr4_consistency_and_flushes() {
     let base = (Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT | Cr4::OSXSAVE).bits();
     assert_eq!(write_control(4, base & !Cr4::PAE.bits(), |_| {}).1, gp(0), "PAE in long mode");
