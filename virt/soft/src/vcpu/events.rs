@@ -32,9 +32,10 @@ impl SoftVcpu {
             self.cpu.start_up(self.own.sipi_vector.load(Ordering::Acquire));
         }
         if bits & attention::NMI != 0 {
+            // None: a sender counted its NMI before it set the bit, and both were served then.
             let came = self.own.nmis.swap(0, Ordering::AcqRel);
-            self.second_nmi |= came > 1 || self.cpu.state.nmi_pending;
-            self.cpu.state.nmi_pending = true;
+            self.second_nmi |= came > 1 || came > 0 && self.cpu.state.nmi_pending;
+            self.cpu.state.nmi_pending |= came > 0;
         }
         self.look_at_lapic();
         (bits & attention::KICK != 0).then_some(Exit::Interrupted)
