@@ -6,12 +6,24 @@ use x86::segment::attr;
 use x86::xsave::{AVX_END, XMM_OFFSET, YMM_HI_OFFSET};
 use x86::{CpuState, Segment};
 
+use crate::exceptions::Exception;
 use crate::run::{Ended, Outcome};
-use crate::verify::first_difference;
+use crate::verify::{first_difference, first_difference_before};
 
-/// Sentences on what differs between the first and the second engine; none when they agree.
-pub fn compare(payload: &Payload, first: &Outcome, second: &Outcome) -> Vec<String> {
+/// Sentences on what differs between the first and the second engine, up to where an exception
+/// begins; none when they agree.
+pub fn compare(
+    payload: &Payload,
+    first: &Outcome,
+    second: &Outcome,
+    exception: Option<&Exception>,
+) -> Vec<String> {
     let mut differences = Vec::new();
+    if let Some(exception) = exception {
+        let traces = (&first.traces[0], &second.traces[0]);
+        differences.extend(first_difference_before(exception, traces.0, traces.1));
+        return differences;
+    }
     if first.ended != second.ended {
         differences.push(format!("ended by {:x?} and {:x?}", first.ended, second.ended));
     }
@@ -53,6 +65,7 @@ fn words(first: &CpuState, second: &CpuState) -> Words {
         segment(&mut add, name, first.segments[index], second.segments[index]);
     }
     segment(&mut add, "tr", first.tr, second.tr);
+    add("ldtr selector", first.ldtr.selector.into(), second.ldtr.selector.into());
     add("gdtr base", first.gdtr.base, second.gdtr.base);
     add("gdtr limit", first.gdtr.limit.into(), second.gdtr.limit.into());
     add("idtr base", first.idtr.base, second.idtr.base);
@@ -121,4 +134,11 @@ const CONTROL: &[Part] = &[
     ("pending interrupt", |s| s.pending_interrupt.is_some().into()),
     ("nmi pending", |s| s.nmi_pending.into()),
     ("nmi blocked", |s| s.nmi_blocked.into()),
+    ("sti shadow", |s| s.sti_shadow.into()),
+    ("mov ss shadow", |s| s.mov_ss_shadow.into()),
+    ("activity", |s| s.activity as u64),
+    ("apic_base", |s| s.msrs.apic_base),
+    ("spec_ctrl", |s| s.msrs.spec_ctrl),
+    ("mtrr_def_type", |s| s.msrs.mtrr_def_type),
+    ("mcg_status", |s| s.msrs.mcg_status),
 ];

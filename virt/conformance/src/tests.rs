@@ -12,6 +12,7 @@ use payloads::{Access, Action, Direction, End, Fact, Feature, Payload, Start, po
 use x86::cpuid::CpuidEntry;
 use x86::{CpuState, GuestPhys};
 
+use crate::exceptions::{self, Exception, Host};
 use crate::{Ended, Outcome, RunError, compare, run, verify};
 
 /// What the scripted processor does next.
@@ -159,7 +160,7 @@ fn a_run_as_expected_has_no_complaints() {
     let payload = payload(1);
     let outcome = outcome(&payload, &[good()]).unwrap();
     assert_eq!(outcome.ended, Ended::Exit(0));
-    assert_eq!(verify(&payload, &outcome), Vec::<String>::new());
+    assert_eq!(verify(&payload, &outcome, None), Vec::<String>::new());
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn wrong_values_missing_and_extra_accesses_are_seen() {
         vec![Step::Out(0x80, 7), Step::Read(0xd000_0000), Step::Out(ports::EXIT, 0)],
     ] {
         let outcome = outcome(&payload, &[steps]).unwrap();
-        let wrong = verify(&payload, &outcome);
+        let wrong = verify(&payload, &outcome, None);
         assert!(wrong.len() == 1 && wrong[0].starts_with("vCPU 0, access"), "{wrong:?}");
     }
 }
@@ -192,7 +193,7 @@ fn another_end_is_seen() {
     for (last, ended) in ends {
         let outcome = outcome(&payload, &[vec![Step::Out(0x80, 7), last]]).unwrap();
         assert_eq!(outcome.ended, ended);
-        assert!(!verify(&payload, &outcome).is_empty());
+        assert!(!verify(&payload, &outcome, None).is_empty());
     }
 }
 
@@ -202,7 +203,7 @@ fn the_exit_port_stops_every_processor() {
     let outcome = outcome(&payload, &[good(), vec![Step::Wait]]).unwrap();
     assert_eq!(outcome.ended, Ended::Exit(0));
     assert_eq!(outcome.states.len(), 2);
-    assert_eq!(verify(&payload, &outcome), Vec::<String>::new());
+    assert_eq!(verify(&payload, &outcome, None), Vec::<String>::new());
 }
 
 #[test]
@@ -235,10 +236,10 @@ fn facts_about_memory_and_registers_are_judged() {
         },
     );
     let right = outcome(&payload, &[steps(5)]).unwrap();
-    assert_eq!(verify(&payload, &right), Vec::<String>::new());
+    assert_eq!(verify(&payload, &right, None), Vec::<String>::new());
     let wrong = outcome(&payload, &[steps(6)]).unwrap();
-    assert_eq!(verify(&payload, &wrong).len(), 1);
-    let differences = compare(&payload, &right, &wrong);
+    assert_eq!(verify(&payload, &wrong, None).len(), 1);
+    let differences = compare(&payload, &right, &wrong, None);
     assert!(differences.len() == 1 && differences[0].starts_with("memory"), "{differences:?}");
 }
 
@@ -279,10 +280,32 @@ fn the_start_is_what_the_payload_says() {
 }
 
 #[test]
-fn exceptions_name_payloads_that_exist() {
-    for exception in crate::exceptions::PAYLOADS {
-        assert!(payloads::by_name(exception.payload).is_some(), "{}", exception.payload);
+fn exceptions_name_payloads_and_accesses_that_exist() {
+    for exception in exceptions::PAYLOADS {
+        let payload = payloads::by_name(exception.payload).expect(exception.payload);
+        let accesses = payload.traces[0].len();
+        assert!(exception.from.is_none_or(|from| from < accesses), "{}", exception.payload);
     }
+}
+
+#[test]
+fn an_exception_holds_where_it_says_and_from_where_it_says() {
+    let tcg = Host::new("kvm", u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"TCGT"));
+    let intel = Host::new("kvm", u32::from_le_bytes(*b"Genu"), 0);
+    let soft = Host { kvm: false, ..tcg };
+    let holds = |host| exceptions::of("faults::alignment", host).is_some();
+    assert_eq!([tcg, intel, soft].map(holds), [true, false, false]);
+    let holds = |host| exceptions::of("io::string_ports", host).is_some();
+    assert_eq!([tcg, intel, soft].map(holds), [true, true, false]);
+
+    let payload = payload(1);
+    let from = |from| Exception { from: Some(from), ..exceptions::PAYLOADS[0] };
+    let wrong = outcome(&payload, &[vec![Step::Out(0x80, 8), Step::Out(ports::EXIT, 3)]]).unwrap();
+    assert_eq!(verify(&payload, &wrong, Some(&from(0))), Vec::<String>::new());
+    assert_eq!(verify(&payload, &wrong, Some(&from(1))).len(), 1);
+    let right = outcome(&payload, &[good()]).unwrap();
+    assert_eq!(compare(&payload, &right, &wrong, Some(&from(0))), Vec::<String>::new());
+    assert_eq!(compare(&payload, &right, &wrong, Some(&from(1))).len(), 1);
 }
 
 #[test]

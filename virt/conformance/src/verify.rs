@@ -2,11 +2,18 @@
 
 use payloads::{Access, End, Fact, Payload};
 
+use crate::exceptions::Exception;
 use crate::run::{Ended, Outcome};
 
-/// Sentences on what is not as the payload expects; none when all is.
-pub fn verify(payload: &Payload, outcome: &Outcome) -> Vec<String> {
+/// Sentences on what is not as the payload expects, up to where an exception begins; none when
+/// all is.
+pub fn verify(payload: &Payload, outcome: &Outcome, exception: Option<&Exception>) -> Vec<String> {
     let mut wrong = Vec::new();
+    if let Some(exception) = exception {
+        let expected = payload.traces.first().map_or(&[][..], |trace| trace);
+        wrong.extend(first_difference_before(exception, expected, &outcome.traces[0]));
+        return wrong;
+    }
     let expected = match payload.end {
         End::Exit(status) => Ended::Exit(status),
         End::Halted => Ended::Halted,
@@ -40,6 +47,17 @@ pub fn verify(payload: &Payload, outcome: &Outcome) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The same for what vCPU 0 did before an exception begins.
+pub(crate) fn first_difference_before(
+    exception: &Exception,
+    expected: &[Access],
+    found: &[Access],
+) -> Option<String> {
+    let until = exception.from?;
+    let judged = |trace: &[Access]| trace[..trace.len().min(until)].to_vec();
+    first_difference(0, &judged(expected), &judged(found))
 }
 
 /// Where two traces part, with a few accesses before.

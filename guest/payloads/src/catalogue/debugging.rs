@@ -260,7 +260,7 @@ pub(super) fn port_breakpoints() -> Payload {
 }
 
 pub(super) fn registers() -> Payload {
-    Guest::long("DR6 and DR7: fixed bits, GD, aliases DR4 and DR5, refusals", |g| {
+    Guest::long("DR6 and DR7: fixed bits, aliases DR4 and DR5, refusals", |g| {
         g.mov(rax, dr6)?;
         g.report(0xffff_0ff0)?;
         g.mov(rax, dr7)?;
@@ -285,6 +285,16 @@ pub(super) fn registers() -> Payload {
         g.mov(rax, 1u64 << 32)?;
         g.fault(vector::GP, 0, |g| g.mov(dr7, rax))?;
         g.fault(vector::GP, 0, |g| g.mov(dr6, rax))?;
+        for number in [dr0, dr1, dr2, dr3] {
+            g.xor(eax, eax)?;
+            g.mov(number, rax)?;
+        }
+        Ok(())
+    })
+}
+
+pub(super) fn general_detect() -> Payload {
+    Guest::long("GD and INT1: what raises #DB without a breakpoint", |g| {
         install(g)?;
         // GD: the access faults with BD, and the handler can access them, for GD is cleared.
         let mut here = g.create_label();
@@ -299,11 +309,6 @@ pub(super) fn registers() -> Payload {
         g.lea(r14, ptr(here))?;
         g.set_label(&mut here)?;
         expect_debug(g, 0, 1);
-        g.db(&[0xf1])?;
-        for number in [dr0, dr1, dr2, dr3] {
-            g.xor(eax, eax)?;
-            g.mov(number, rax)?;
-        }
-        Ok(())
+        g.db(&[0xf1])
     })
 }

@@ -105,8 +105,9 @@ pub(super) fn segment_loads() -> Payload {
         // LAR, LSL, VERR, VERW never fault.
         g.mov(ecx, i32::from(selector::DATA))?;
         g.lar(eax, ecx)?;
-        g.and(eax, 0x00ff_fe00)?;
-        g.report(0x00cf_9200)?;
+        // Bits 19:16 of what LAR loads are undefined.
+        g.and(eax, 0x00f0_fe00)?;
+        g.report(0x00c0_9200)?;
         g.lsl(eax, ecx)?;
         g.report(0xffff_ffff)?;
         g.mov(ecx, i32::from(selector::BEYOND))?;

@@ -130,16 +130,17 @@ pub(super) fn shadows() -> Payload {
         g.cli()?;
         g.mov(eax, ecx)?;
         g.report(1)?;
-        // STI; MOV SS; INC: taken behind the INC.
+        // POPF; MOV SS; INC: taken behind the POPF, whatever follows. (Of STI; MOV SS only the
+        // first is guaranteed to hold interrupts back: SDM vol. 2, STI.)
         let mut here = g.create_label();
         g.mov(edx, i32::from(selector::DATA))?;
         g.lea(r14, ptr(here))?;
-        g.sti()?;
-        g.mov(ss, edx)?;
+        g.push(0x202)?;
+        g.popfq()?;
         g.set_label(&mut here)?;
-        g.expect(2);
+        g.expect(0);
+        g.mov(ss, edx)?;
         g.inc(ecx)?;
-        g.nop()?;
         g.cli()?;
         // POPF casts no shadow.
         let mut here = g.create_label();
@@ -302,13 +303,10 @@ pub(super) fn x2apic() -> Payload {
         g.mov(eax, ebx)?;
         g.report(2)?;
         g.cli()?;
-        // Self IPI can't be read, the id can't be written, a non-zero EOI is refused.
+        // Self IPI can't be read, the id can't be written.
         g.mov(ecx, 0x83f)?;
         g.fault(vector::GP, 0, |g| g.rdmsr())?;
         g.mov(ecx, 0x802)?;
-        g.fault(vector::GP, 0, |g| g.wrmsr())?;
-        g.mov(ecx, 0x80b)?;
-        g.mov(eax, 1)?;
         g.fault(vector::GP, 0, |g| g.wrmsr())?;
         // Back to xAPIC only through disabled.
         g.mov(ecx, APIC_BASE)?;
@@ -316,7 +314,12 @@ pub(super) fn x2apic() -> Payload {
         g.and(eax, !0x400)?;
         g.fault(vector::GP, 0, |g| g.wrmsr())?;
         g.mov(rax, cr8)?;
-        g.report(0)
+        g.report(0)?;
+        // An EOI that is not zero is refused.
+        g.mov(ecx, 0x80b)?;
+        g.mov(eax, 1)?;
+        g.xor(edx, edx)?;
+        g.fault(vector::GP, 0, |g| g.wrmsr())
     })
 }
 

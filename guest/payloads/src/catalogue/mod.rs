@@ -30,7 +30,7 @@ catalogue! { ($)
     paging {
         two_level pae four_level large_pages gigabyte_pages accessed_and_dirty no_execute
         write_protect user_and_supervisor smep_smap invalidation pcid page_crossing
-        control_registers
+        page_table_base control_registers
     }
     faults {
         arithmetic arithmetic_32 segment_loads segment_limits privileged
@@ -56,7 +56,7 @@ catalogue! { ($)
     strings { moves faults_in_the_middle comparisons address_sizes long_runs }
     debugging {
         single_step single_step_special instruction_breakpoints data_breakpoints port_breakpoints
-        registers
+        registers general_detect
     }
     tasks { jump call_and_return interrupt refusals }
     system_calls { syscall sysenter gates_between_rings }

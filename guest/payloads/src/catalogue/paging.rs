@@ -564,6 +564,15 @@ pub(super) fn page_crossing() -> Payload {
     })
 }
 
+pub(super) fn page_table_base() -> Payload {
+    Guest::long("CR3 refuses reserved bits", |g| {
+        g.mov(rax, 1u64 << 62)?;
+        g.fault(vector::GP, 0, |g| g.mov(cr3, rax))?;
+        g.mov(rax, cr3)?;
+        g.report(layout::PML4 as u32)
+    })
+}
+
 pub(super) fn control_registers() -> Payload {
     Guest::long("combinations of CR0, CR3, CR4 and EFER bits that are refused", |g| {
         g.mov(rbx, cr0)?;
@@ -591,8 +600,6 @@ pub(super) fn control_registers() -> Payload {
         g.mov(rax, rbx)?;
         g.bts(rax, 31)?;
         g.fault(vector::GP, 0, |g| g.mov(cr4, rax))?;
-        g.mov(rax, 1u64 << 62)?;
-        g.fault(vector::GP, 0, |g| g.mov(cr3, rax))?;
         // LME can't change under paging; reserved EFER bits.
         g.mov(ecx, EFER)?;
         g.rdmsr()?;
