@@ -1,10 +1,12 @@
-//! The project's own chores: `cargo xtask {ci, tidy, test, bench, kut}`.
+//! The project's own chores: `cargo xtask {ci, tidy, test, bench, soak, kut}`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cargo;
 mod ci;
+mod cpu;
 mod kut;
+mod soak;
 mod suite;
 mod tidy;
 
@@ -41,7 +43,11 @@ enum Chore {
         /// Rounds of each
         #[arg(long, default_value_t = 3)]
         runs: usize,
+        #[command(subcommand)]
+        of: Option<BenchOf>,
     },
+    /// Boots each kernel many times with small commands and checks what they say
+    Soak(soak::Options),
     /// Runs a built checkout of kvm-unit-tests on soft and on QEMU TCG, side by side
     Kut {
         /// The checkout, after ./configure && make
@@ -61,6 +67,12 @@ enum Chore {
     },
 }
 
+#[derive(Subcommand)]
+enum BenchOf {
+    /// Times workloads natively, in QEMU TCG and in roof, between console markers
+    Cpu(cpu::Options),
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let root = workspace_root();
@@ -76,7 +88,9 @@ fn main() -> Result<()> {
                 Some(other) => anyhow::bail!("there is no suite {other}: boot, nested"),
             }
         }
-        Chore::Bench { runs } => {
+        Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
+        Chore::Soak(options) => soak::run(&root, &options),
+        Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;
             bench::run(&root, &roof, runs)
         }
