@@ -4,13 +4,15 @@ use crate::catalogue::Failure;
 use crate::random::{Random, fold};
 use crate::sys::{aes as aes_ni, simd, x87 as fpu};
 
-/// A chain of x87 additions, products, quotients and roots, `amount` x 100,000 times.
+/// Chains of x87 additions, products and roundings, with a root and a quotient now and then:
+/// `amount` x 100,000 steps.
 pub(crate) fn x87(amount: u64) -> Result<u64, Failure> {
-    let mut value = 1.5;
+    let mut value = 0.3;
     let mut sum = 0;
-    for _ in 0..amount {
-        value = fpu::chain(value, 100_000);
-        sum = fold(sum, value.to_bits());
+    for _ in 0..amount * 100 {
+        let other;
+        (value, other) = fpu::chain(value, 1000);
+        sum = fold(sum, value.to_bits() ^ other.to_bits());
     }
     Ok(sum)
 }

@@ -125,26 +125,26 @@ fn scale(amount: u64, by: f64) -> u64 {
 
 /// Our own: name, class, amount (the units are guest/workloads').
 const OWN: &[(&str, Class, u64)] = &[
-    ("sieve", Class::Integer, 500),
-    ("qsort", Class::Integer, 40),
+    ("sieve", Class::Integer, 1000),
+    ("qsort", Class::Integer, 160),
     ("fib", Class::Integer, 39),
     ("mix", Class::Integer, 8000),
     ("indirect", Class::Integer, 80),
-    ("chase", Class::Integer, 60),
-    ("memcpy", Class::Integer, 6000),
-    ("matmul", Class::Float, 10),
-    ("libm", Class::Float, 8),
-    ("x87", Class::Float, 40),
+    ("chase", Class::Integer, 120),
+    ("memcpy", Class::Integer, 3000),
+    ("matmul", Class::Float, 20),
+    ("libm", Class::Float, 32),
+    ("x87", Class::Float, 200),
     ("avx2", Class::Float, 100),
-    ("aes", Class::Float, 400),
-    ("syscall", Class::System, 3000),
-    ("signal", Class::System, 200),
+    ("aes", Class::Float, 800),
+    ("syscall", Class::System, 6000),
+    ("signal", Class::System, 150),
     ("fork", Class::System, 3000),
     ("exec", Class::System, 1000),
     ("pipe", Class::System, 80),
-    ("switch", Class::System, 80),
+    ("switch", Class::System, 240),
     ("pagefault", Class::System, 500),
-    ("files", Class::System, 60),
+    ("files", Class::System, 30),
 ];
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f";
@@ -164,18 +164,18 @@ fn programs() -> Vec<(&'static str, Class, Program)> {
         result: None,
     };
     let openssl = |input, line| program("openssl", "openssl", input, line);
-    let gzip = program("gzip", "gzip", Text(6000), "gzip -6 -n -c {file}");
-    let xz = program("xz", "xz-utils", Text(1000), "xz -6 -T1 -c {file}");
-    let zstd = program("zstd", "zstd", Text(6000), "zstd -q -9 --single-thread -c {file}");
+    let gzip = program("gzip", "gzip", Text(12000), "gzip -6 -n -c {file}");
+    let xz = program("xz", "xz-utils", Text(2000), "xz -6 -T1 -c {file}");
+    let zstd = program("zstd", "zstd", Text(12000), "zstd -q -9 --single-thread -c {file}");
     let seven = "7zr a -bd -mmt1 -mx3 -mtm- -mtc- -mta- result.7z {file}";
-    let seven = Program { result: Some("result.7z"), ..program("7zr", "p7zip", Text(2000), seven) };
+    let seven = Program { result: Some("result.7z"), ..program("7zr", "p7zip", Text(6000), seven) };
     let sql = Program {
         stdin: true,
-        ..program("sqlite3", "sqlite3", Sql(400), "sqlite3 -batch :memory:")
+        ..program("sqlite3", "sqlite3", Sql(800), "sqlite3 -batch :memory:")
     };
-    let sha = program("sha256sum", "coreutils", Text(4000), "sha256sum {files}");
-    let python = program("python3", "python3-minimal", Python(20), "python3 -S -E {file} {amount}");
-    let cc1 = program("cc1", "gcc", C(120), "cc1 -quiet -O2 {file} -o -");
+    let sha = program("sha256sum", "coreutils", Text(12000), "sha256sum {files}");
+    let python = program("python3", "python3-minimal", Python(60), "python3 -S -E {file} {amount}");
+    let cc1 = program("cc1", "gcc", C(100), "cc1 -quiet -fpreprocessed -O2 {file} -o -");
     vec![
         ("gzip", Class::Integer, gzip),
         ("xz", Class::Integer, xz),
@@ -185,7 +185,7 @@ fn programs() -> Vec<(&'static str, Class, Program)> {
         ("sqlite3", Class::Integer, sql),
         ("python3", Class::Integer, python),
         ("cc1", Class::Integer, cc1),
-        ("openssl-sha256", Class::Float, openssl(Text(8000), "openssl dgst -sha256 {files}")),
+        ("openssl-sha256", Class::Float, openssl(Text(12000), "openssl dgst -sha256 {files}")),
         (
             "openssl-sha512",
             Class::Float,
@@ -207,7 +207,7 @@ fn programs() -> Vec<(&'static str, Class, Program)> {
             "openssl-gmac",
             Class::Float,
             openssl(
-                Zeros(256),
+                Zeros(512),
                 "openssl mac -cipher AES-128-GCM -macopt hexkey:{key} -macopt hexiv:{key} \
                  -in {file} GMAC",
             ),
@@ -322,6 +322,6 @@ mod tests {
         }
         let gzip = tasks.iter().find(|task| task.name == "gzip").unwrap();
         let line = gzip.line(&|_| Ok("/bin/gzip".into())).unwrap();
-        assert_eq!(line, "task\tgzip\t1\t-\t-\t/bin/gzip\t-6\t-n\t-c\ttext-3000\n");
+        assert_eq!(line, "task\tgzip\t1\t-\t-\t/bin/gzip\t-6\t-n\t-c\ttext-6000\n");
     }
 }
