@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use firmware::kernel::Kernel;
-use firmware::unpack::{self, MAX_UNPACKED, Unpacked};
+use firmware::unpack::{MAX_UNPACKED, Payload, UnpackError};
 
 fn main() {
     for path in std::env::args().skip(1) {
@@ -14,25 +14,34 @@ fn main() {
                 continue;
             }
         };
-        let started = Instant::now();
         match Kernel::parse(&file) {
-            Ok(kernel) => match unpack::unpack(kernel, MAX_UNPACKED) {
-                Ok(unpacked) => println!("{path}: {} in {:?}", name(&unpacked), started.elapsed()),
-                Err(error) => println!("{path}: {error}"),
-            },
+            Ok(Kernel::BzImage(image)) => {
+                let started = Instant::now();
+                let release = image.header.kernel_version.as_deref().unwrap_or("(no version)");
+                let unpacked = Payload::open(&file, image.payload, MAX_UNPACKED).and_then(count);
+                match unpacked {
+                    Ok(size) => println!(
+                        "{path}: Linux {release}, {size} bytes unpacked in {:?}",
+                        started.elapsed()
+                    ),
+                    Err(error) => println!("{path}: {error}"),
+                }
+            }
+            Ok(Kernel::Elf(elf)) => println!("{path}: ELF entered at {:#x}", elf.entry),
+            Ok(Kernel::Multiboot(image)) => {
+                println!("{path}: multiboot entered at {}", image.entry);
+            }
             Err(error) => println!("{path}: {error}"),
         }
     }
 }
 
-fn name(unpacked: &Unpacked<'_>) -> String {
-    match unpacked {
-        Unpacked::Linux { header, vmlinux } => format!(
-            "Linux {}, {} bytes unpacked",
-            header.kernel_version.as_deref().unwrap_or("(no version)"),
-            vmlinux.len()
-        ),
-        Unpacked::Elf(elf) => format!("ELF entered at {:#x}", elf.entry),
-        Unpacked::Multiboot(image) => format!("multiboot entered at {}", image.entry),
+fn count(mut payload: Payload<'_>) -> Result<u64, UnpackError> {
+    let mut size = 0;
+    loop {
+        match payload.next_piece()?.len() as u64 {
+            0 => return Ok(size),
+            more => size += more,
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 use firmware::acpi::{AcpiTables, Ecam, IoApic, PlatformTables, PmRegisters, Window};
 use firmware::boot::{self, BootProtocol, BootRequest};
+use firmware::kernel::Kernel;
 use firmware::layout as place;
 use firmware::smbios::{self, SystemInfo};
-use firmware::unpack::Unpacked;
+use firmware::source::{Sink, Source};
+use firmware::unpack::MAX_UNPACKED;
 use memory::GuestMemory;
 use x86::lapic::reg;
 use x86::{CpuState, GuestPhys};
@@ -15,13 +17,40 @@ use crate::layout::{
 };
 use crate::serial::SERIAL_PORTS;
 
+/// Any error of whoever gives bytes.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An initial RAM disk of known size, poured into guest memory piece by piece.
+pub trait Initrd {
+    /// Bytes in it.
+    fn size(&self) -> u64;
+
+    /// Hands all of it to `to`, in order. Pieces of some 100 KiB are best.
+    ///
+    /// # Errors
+    /// Its own, and those of `to`.
+    fn pour(&self, to: &mut dyn FnMut(&[u8]) -> Result<(), BoxError>) -> Result<(), BoxError>;
+}
+
+impl<T: AsRef<[u8]>> Initrd for T {
+    fn size(&self) -> u64 {
+        self.as_ref().len() as u64
+    }
+
+    fn pour(&self, to: &mut dyn FnMut(&[u8]) -> Result<(), BoxError>) -> Result<(), BoxError> {
+        to(self.as_ref())
+    }
+}
+
 /// What a machine starts with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Boot<'a> {
-    /// The kernel: `firmware::kernel::Kernel::parse`, then `firmware::unpack::unpack`.
-    pub kernel: &'a Unpacked<'a>,
+    /// The kernel, as `Kernel::parse` made it of the file.
+    pub kernel: &'a Kernel,
+    /// Its file.
+    pub file: &'a dyn Source,
     /// Initial RAM disk, or the module of a multiboot kernel.
-    pub initrd: Option<&'a [u8]>,
+    pub initrd: Option<&'a dyn Initrd>,
     /// Command line.
     pub command_line: &'a str,
     /// How to enter the kernel.
@@ -30,8 +59,23 @@ pub struct Boot<'a> {
 
 impl<'a> Boot<'a> {
     /// A kernel alone, entered as fits it.
-    pub fn new(kernel: &'a Unpacked<'a>) -> Self {
-        Self { kernel, initrd: None, command_line: "", protocol: BootProtocol::Auto }
+    pub fn new(kernel: &'a Kernel, file: &'a dyn Source) -> Self {
+        Self { kernel, file, initrd: None, command_line: "", protocol: BootProtocol::Auto }
+    }
+}
+
+impl std::fmt::Debug for Boot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Boot").field("command_line", &self.command_line).finish_non_exhaustive()
+    }
+}
+
+/// Guest memory that a loader writes.
+struct Ram<'a>(&'a GuestMemory);
+
+impl Sink for Ram<'_> {
+    fn write(&mut self, address: GuestPhys, bytes: &[u8]) -> Result<(), BoxError> {
+        Ok(self.0.write_physical(address, bytes)?)
     }
 }
 
@@ -52,16 +96,17 @@ pub(crate) fn place(
     let layout = crate::memory_layout(memory.size());
     let acpi = AcpiTables::build(&tables(machine), place::ACPI_TABLES);
     let request = BootRequest {
-        initrd: boot.initrd,
+        initrd: boot.initrd.map(Initrd::size),
         command_line: boot.command_line,
         protocol: boot.protocol,
         memory: &layout,
         rsdp: Some(acpi.rsdp),
         framebuffer: None,
+        max_unpacked: MAX_UNPACKED,
     };
-    let image = boot::build(boot.kernel, &request)?;
-    for segment in &image.segments {
-        memory.write_physical(segment.address, &segment.bytes)?;
+    let loaded = boot::load(boot.kernel, boot.file, &request, &mut Ram(memory))?;
+    if let (Some(initrd), Some(address)) = (boot.initrd, loaded.initrd) {
+        pour(initrd, address, memory).map_err(MachineError::Initrd)?;
     }
     let info = SystemInfo {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -76,9 +121,23 @@ pub(crate) fn place(
             memory.write_physical(address, bytes)?;
         }
     }
-    image.enter(cpu);
+    loaded.enter(cpu);
     virtual_wire(cpu);
     Ok(())
+}
+
+/// The initrd to its place, and no byte of it past its end.
+fn pour(initrd: &dyn Initrd, address: GuestPhys, memory: &GuestMemory) -> Result<(), BoxError> {
+    let mut done = 0;
+    initrd.pour(&mut |bytes| {
+        let end = done + bytes.len() as u64;
+        if end > initrd.size() {
+            return Err("it has more bytes than it said".into());
+        }
+        memory.write_physical(GuestPhys(address.0 + done), bytes)?;
+        done = end;
+        Ok(())
+    })
 }
 
 /// Firmware leaves the local APIC on, passing the 8259 pair's interrupts and NMIs to the boot

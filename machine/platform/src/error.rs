@@ -1,7 +1,7 @@
 //! Why a machine cannot be built, loaded or held.
 
 use engine::EngineError;
-use firmware::boot::BootError;
+use firmware::boot::LoadError;
 use memory::MemoryError;
 use thiserror::Error;
 
@@ -22,7 +22,10 @@ pub enum MachineError {
     Engine(#[from] EngineError),
     /// The kernel cannot be placed.
     #[error("the kernel cannot be started on this machine")]
-    Boot(#[from] BootError),
+    Boot(#[from] LoadError),
+    /// The initrd cannot be had.
+    #[error("the initrd cannot be loaded")]
+    Initrd(#[source] crate::boot::BoxError),
     /// Bytes to load lie outside of RAM.
     #[error("cannot load the guest's memory")]
     Memory(#[from] MemoryError),

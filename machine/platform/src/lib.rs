@@ -30,7 +30,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use boot::Boot;
+pub use boot::{Boot, BoxError, Initrd};
 pub use error::MachineError;
 pub use layout::{MAX_CPUS, PCI_HOLE, layout, memory_layout};
 pub use lifecycle::{Machine, MachineConfig};

@@ -9,6 +9,9 @@ mod compressed;
 pub mod doctor;
 pub mod fetch;
 mod host;
+#[doc(hidden)]
+pub mod hostile;
 pub mod initramfs;
 pub mod kernel;
+mod source;
 pub mod vm;

@@ -2,16 +2,16 @@
 //!
 //! Linux enters its own vmlinux at startup_64, as its decompressor would
 //! (Documentation/arch/x86/boot.rst, "64-bit boot protocol"); others by PVH or multiboot. Nothing is
-//! copied that can be borrowed. Invariants: segments lie in RAM and do not overlap; everything the
-//! kernel is told about lies in a segment.
+//! held that can be passed on piece by piece. Invariants: segments lie in RAM and do not overlap;
+//! everything the kernel is told about lies in a segment; RAM is written only after all that can be
+//! known before the unpacking has been checked.
 
+mod copy;
 mod entry;
 mod multiboot;
 mod place;
 mod pvh;
 mod zero_page;
-
-use std::borrow::Cow;
 
 use thiserror::Error;
 use x86::{CpuState, GuestPhys};
@@ -20,9 +20,10 @@ pub use entry::EntryState;
 pub use zero_page::Framebuffer;
 
 use crate::bytes::put_u16;
-use crate::kernel::{Elf, ElfClass, KernelError, SetupHeader};
+use crate::kernel::{BzImage, Elf, ElfClass, Kernel, KernelError, SetupHeader};
 use crate::layout::{self, MemoryLayout};
-use crate::unpack::Unpacked;
+use crate::source::{FileRange, Sink, Source};
+use crate::unpack::{Payload, UnpackError};
 use place::Placement;
 
 /// How a kernel is entered.
@@ -40,8 +41,8 @@ pub enum BootProtocol {
 /// What a kernel is started with.
 #[derive(Clone, Copy, Debug)]
 pub struct BootRequest<'a> {
-    /// Initial RAM disk, or the one module of a multiboot kernel.
-    pub initrd: Option<&'a [u8]>,
+    /// Bytes of the initial RAM disk, or of the one module of a multiboot kernel.
+    pub initrd: Option<u64>,
     /// Command line, without NUL.
     pub command_line: &'a str,
     /// How to enter.
@@ -52,47 +53,81 @@ pub struct BootRequest<'a> {
     pub rsdp: Option<GuestPhys>,
     /// A linear framebuffer that is already on (Linux only).
     pub framebuffer: Option<Framebuffer>,
+    /// Most bytes a compressed kernel may unpack to; [`crate::unpack::MAX_UNPACKED`] is plenty.
+    pub max_unpacked: u64,
 }
 
-/// Bytes for one place in guest memory.
+/// What a segment is filled with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment<'a> {
-    /// First address.
-    pub address: GuestPhys,
-    /// What to write there.
-    pub bytes: Cow<'a, [u8]>,
-    /// Bytes the segment occupies; those past `bytes` must be zero, as fresh RAM is.
-    pub memory_size: u64,
+enum Content {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A part of the kernel: of its file, or of what its payload unpacks to.
+    Kernel(FileRange),
+    /// The initrd, which the caller writes.
+    Initrd,
 }
 
-impl<'a> Segment<'a> {
-    fn new(address: GuestPhys, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        let bytes = bytes.into();
-        Self { address, memory_size: bytes.len() as u64, bytes }
+/// One place in guest memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Segment {
+    address: GuestPhys,
+    content: Content,
+    /// Bytes the segment occupies; those past the content are zero, as fresh RAM is.
+    memory_size: u64,
+}
+
+impl Segment {
+    fn new(address: GuestPhys, bytes: Vec<u8>) -> Self {
+        Self { address, memory_size: bytes.len() as u64, content: Content::Bytes(bytes) }
     }
 
     /// The address past the last byte.
-    pub fn end(&self) -> GuestPhys {
+    fn end(&self) -> GuestPhys {
         GuestPhys(self.address.0.saturating_add(self.memory_size))
     }
 }
 
-/// A kernel in place: write the segments, enter the boot processor.
+/// Everything's place, before anything is written.
 #[derive(Clone, Debug)]
-pub struct BootImage<'a> {
-    /// What to write, sorted by address, without overlap.
-    pub segments: Vec<Segment<'a>>,
+struct Plan {
+    /// Sorted by address, without overlap.
+    segments: Vec<Segment>,
+    entry: EntryState,
+    initrd: Option<GuestPhys>,
+}
+
+/// A kernel in place: write the initrd, enter the boot processor.
+#[derive(Clone, Debug)]
+pub struct Loaded {
     /// How the boot processor starts.
     pub entry: EntryState,
-    /// Where the initrd was placed.
+    /// Where the initrd belongs.
     pub initrd: Option<GuestPhys>,
 }
 
-impl BootImage<'_> {
+impl Loaded {
     /// Sets the boot processor's registers; what a kernel may not rely on stays as after reset.
     pub fn enter(&self, cpu: &mut CpuState) {
         self.entry.apply(cpu);
     }
+}
+
+/// Why a kernel did not get into memory.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It can't be started on this machine.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// It can't be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// Its file can't be read any more.
+    #[error("the kernel cannot be read")]
+    File(#[source] std::io::Error),
+    /// Guest memory can't be written.
+    #[error("the kernel cannot be written into the guest's memory")]
+    Memory(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Why a kernel can't be started on this machine.
@@ -154,43 +189,80 @@ const LINUX_COMMAND_LINE: usize = 2047;
 /// Highest initrd address of a Linux without a setup header, as its own header has it.
 const LINUX_INITRD_MAX: u64 = 0x7fff_ffff;
 
-/// Places a kernel.
+/// Loads a kernel, parsed from `source`, into fresh memory; the initrd is left to the caller.
 ///
 /// # Errors
-/// When the machine's memory or the kernel's entry points don't allow it; see [`BootError`].
-pub fn build<'a>(
-    kernel: &'a Unpacked<'a>,
-    request: &BootRequest<'a>,
-) -> Result<BootImage<'a>, BootError> {
-    let protocol = request.protocol;
-    match kernel {
-        Unpacked::Linux { header, vmlinux } => {
-            let elf = Elf::parse(vmlinux)?;
-            match protocol {
-                BootProtocol::Pvh => pvh::build(&elf, request),
-                _ => linux(&elf, Some(header), request),
+/// When the machine's memory or the kernel's entry points don't allow it, or its payload is
+/// damaged: there is no fallback to the guest's own decompressor.
+pub fn load(
+    kernel: &Kernel,
+    source: &dyn Source,
+    request: &BootRequest<'_>,
+    sink: &mut dyn Sink,
+) -> Result<Loaded, LoadError> {
+    let plan = match kernel {
+        Kernel::BzImage(image) => return load_linux(image, source, request, sink),
+        Kernel::Elf(elf) => plan_elf(elf, request)?,
+        Kernel::Multiboot(image) => match request.protocol {
+            BootProtocol::Auto => multiboot::plan(image, request)?,
+            BootProtocol::Linux64 => {
+                return Err(BootError::NoSuchEntry { protocol: "64-bit Linux" }.into());
             }
-        }
-        Unpacked::Elf(elf) => match protocol {
-            BootProtocol::Linux64 => linux(elf, None, request),
-            BootProtocol::Pvh => pvh::build(elf, request),
-            BootProtocol::Auto if elf.is_linux() => linux(elf, None, request),
-            BootProtocol::Auto if elf.notes.pvh_entry.is_some() => pvh::build(elf, request),
-            BootProtocol::Auto => Err(KernelError::NoEntry.into()),
+            BootProtocol::Pvh => return Err(BootError::NoSuchEntry { protocol: "PVH" }.into()),
         },
-        Unpacked::Multiboot(image) => match protocol {
-            BootProtocol::Auto => multiboot::build(image, request),
-            BootProtocol::Linux64 => Err(BootError::NoSuchEntry { protocol: "64-bit Linux" }),
-            BootProtocol::Pvh => Err(BootError::NoSuchEntry { protocol: "PVH" }),
-        },
+    };
+    copy::own(&plan.segments, sink)?;
+    copy::from_file(&plan.segments, source, sink)?;
+    Ok(Loaded { entry: plan.entry, initrd: plan.initrd })
+}
+
+fn plan_elf(elf: &Elf, request: &BootRequest<'_>) -> Result<Plan, BootError> {
+    let pvh = |elf| Ok(pvh::plan(elf, request)?.entered_at(pvh::entry(elf)?));
+    match request.protocol {
+        BootProtocol::Linux64 => linux(elf, None, request),
+        BootProtocol::Pvh => pvh(elf),
+        BootProtocol::Auto if elf.is_linux() => linux(elf, None, request),
+        BootProtocol::Auto if elf.notes.pvh_entry.is_some() => pvh(elf),
+        BootProtocol::Auto => Err(KernelError::NoEntry.into()),
     }
 }
 
-fn linux<'a>(
-    elf: &Elf<'a>,
+/// A bzImage: the vmlinux in it goes to its place while it is unpacked, headers first.
+fn load_linux(
+    image: &BzImage,
+    source: &dyn Source,
+    request: &BootRequest<'_>,
+    sink: &mut dyn Sink,
+) -> Result<Loaded, LoadError> {
+    let payload = Payload::open(source, image.payload, request.max_unpacked)?;
+    let mut unpacking = copy::Unpacking::new(payload);
+    let mut elf = unpacking.headers()?;
+    let pvh = request.protocol == BootProtocol::Pvh;
+    let mut plan = match pvh {
+        true => pvh::plan(&elf, request)?,
+        false => linux(&elf, Some(&image.header), request)?,
+    };
+    copy::own(&plan.segments, sink)?;
+    unpacking.finish(&mut elf, &plan.segments, sink)?;
+    if pvh {
+        // The note with the entry comes late in the file.
+        plan = plan.entered_at(pvh::entry(&elf)?);
+    }
+    Ok(Loaded { entry: plan.entry, initrd: plan.initrd })
+}
+
+impl Plan {
+    fn entered_at(mut self, entry: GuestPhys) -> Self {
+        self.entry.rip = entry;
+        self
+    }
+}
+
+fn linux(
+    elf: &Elf,
     header: Option<&SetupHeader>,
-    request: &BootRequest<'a>,
-) -> Result<BootImage<'a>, BootError> {
+    request: &BootRequest<'_>,
+) -> Result<Plan, BootError> {
     let entry = match elf.class {
         ElfClass::Elf64 => elf.entry_address(),
         ElfClass::Elf32 => None,
@@ -214,7 +286,7 @@ fn linux<'a>(
 }
 
 /// BIOS data area: EBDA segment and KiB of low memory, which Linux reads to find reserved memory.
-fn bios_data_area() -> Segment<'static> {
+fn bios_data_area() -> Segment {
     let mut bytes = vec![0; 8];
     put_u16(&mut bytes, 0, (layout::EBDA.0 >> 4) as u16);
     put_u16(&mut bytes, 5, (layout::EBDA.0 >> 10) as u16);

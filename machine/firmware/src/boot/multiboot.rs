@@ -3,7 +3,7 @@
 //! Invariant: every flag set in `multiboot_info` has its fields filled in.
 
 use super::place::Placement;
-use super::{BootError, BootImage, BootRequest, EntryState, Segment};
+use super::{BootError, BootRequest, EntryState, Plan, Segment};
 use crate::bytes::{put, put_u32, put_u64};
 use crate::e820::memory_map;
 use crate::kernel::Multiboot;
@@ -21,10 +21,7 @@ const MEMORY_MAP: u64 = 0x100;
 const MEMORY_MAP_ENTRY: usize = 24;
 const COMMAND_LINE: usize = layout::COMMAND_LINE_SIZE as usize - 1;
 
-pub(super) fn build<'a>(
-    image: &Multiboot<'a>,
-    request: &BootRequest<'a>,
-) -> Result<BootImage<'a>, BootError> {
+pub(super) fn plan(image: &Multiboot, request: &BootRequest<'_>) -> Result<Plan, BootError> {
     let mut placement = Placement::new(request.memory);
     placement.command_line(request.command_line, COMMAND_LINE)?;
     placement.kernel(&image.segments)?;

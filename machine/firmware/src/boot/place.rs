@@ -7,7 +7,7 @@ use x86::GuestPhys;
 use x86::addr::PAGE_SIZE;
 
 use super::entry::{EntryState, gdt};
-use super::{BootError, BootImage, Segment, bios_data_area};
+use super::{BootError, Content, Plan, Segment, bios_data_area};
 use crate::kernel::LoadSegment;
 use crate::layout::{self, MemoryLayout};
 
@@ -24,7 +24,7 @@ pub(super) struct PlacedInitrd {
 /// Pieces placed so far.
 pub(super) struct Placement<'a> {
     memory: &'a MemoryLayout,
-    segments: Vec<Segment<'a>>,
+    segments: Vec<Segment>,
     /// Past the last byte the kernel occupies at start.
     kernel_end: GuestPhys,
 }
@@ -35,12 +35,12 @@ impl<'a> Placement<'a> {
         Self { memory, segments, kernel_end: layout::HIGH_MEMORY }
     }
 
-    pub(super) fn push(&mut self, segment: Segment<'a>) {
+    pub(super) fn push(&mut self, segment: Segment) {
         self.segments.push(segment);
     }
 
-    /// The kernel's segments; zeros at their ends are left to the fresh RAM.
-    pub(super) fn kernel(&mut self, segments: &[LoadSegment<'a>]) -> Result<(), BootError> {
+    /// The kernel's segments.
+    pub(super) fn kernel(&mut self, segments: &[LoadSegment]) -> Result<(), BootError> {
         for segment in segments {
             let end = segment.address.0 + segment.memory_size;
             let place = BootError::KernelPlace { start: segment.address, end: GuestPhys(end) };
@@ -54,7 +54,7 @@ impl<'a> Placement<'a> {
             }
             self.segments.push(Segment {
                 address: segment.address,
-                bytes: without_trailing_zeros(segment.bytes).into(),
+                content: Content::Kernel(segment.file),
                 memory_size: segment.memory_size,
             });
         }
@@ -84,10 +84,10 @@ impl<'a> Placement<'a> {
     /// The initrd, its last byte at `last_max` at most; also checks that the kernel itself fits.
     pub(super) fn initrd(
         &mut self,
-        initrd: Option<&'a [u8]>,
+        initrd: Option<u64>,
         last_max: u64,
     ) -> Result<Option<PlacedInitrd>, BootError> {
-        let size = initrd.map_or(0, |bytes| bytes.len() as u64);
+        let size = initrd.unwrap_or(0);
         let floor = self.kernel_end.0.next_multiple_of(PAGE_SIZE);
         let needed = floor.saturating_add(size.next_multiple_of(PAGE_SIZE));
         let limit = last_max.saturating_add(1).min(INITRD_CEILING);
@@ -98,10 +98,12 @@ impl<'a> Placement<'a> {
         if needed > have {
             return Err(BootError::MemoryTooSmall { needed, have });
         }
-        let Some(bytes) = initrd else { return Ok(None) };
+        if initrd.is_none() {
+            return Ok(None);
+        }
         let address = GuestPhys(have.min(limit) - size).page_base();
         assert!(address.0 >= floor, "the ceiling was checked in whole pages");
-        self.push(Segment::new(address, bytes));
+        self.push(Segment { address, content: Content::Initrd, memory_size: size });
         Ok(Some(PlacedInitrd { address, size }))
     }
 
@@ -111,7 +113,7 @@ impl<'a> Placement<'a> {
         mut self,
         entry: EntryState,
         initrd: Option<PlacedInitrd>,
-    ) -> Result<BootImage<'a>, BootError> {
+    ) -> Result<Plan, BootError> {
         self.segments.retain(|segment| segment.memory_size > 0);
         self.segments.sort_by_key(|segment| segment.address);
         for pair in self.segments.windows(2) {
@@ -123,17 +125,7 @@ impl<'a> Placement<'a> {
                 });
             }
         }
-        Ok(BootImage {
-            segments: self.segments,
-            entry,
-            initrd: initrd.map(|initrd| initrd.address),
-        })
+        let initrd = initrd.map(|initrd| initrd.address);
+        Ok(Plan { segments: self.segments, entry, initrd })
     }
-}
-
-/// Drops whole pages of zeros from the end: a kernel's .bss and .brk lie in its file.
-fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
-    let is_zero = |page: &&[u8]| page.iter().fold(0, |all, byte| all | byte) == 0;
-    let zeros: usize = bytes.rchunks(PAGE_SIZE as usize).take_while(is_zero).map(<[u8]>::len).sum();
-    &bytes[..bytes.len() - zeros]
 }

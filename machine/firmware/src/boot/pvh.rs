@@ -5,7 +5,7 @@
 use x86::GuestPhys;
 
 use super::place::Placement;
-use super::{BootError, BootImage, BootRequest, EntryState, Segment};
+use super::{BootError, BootRequest, EntryState, Plan, Segment};
 use crate::bytes::{put_u32, put_u64};
 use crate::e820::memory_map;
 use crate::kernel::Elf;
@@ -16,10 +16,8 @@ const MEMORY_MAP: u64 = 0x100;
 /// Longest command line; the guest has its own limit.
 const COMMAND_LINE: usize = layout::COMMAND_LINE_SIZE as usize - 1;
 
-pub(super) fn build<'a>(
-    elf: &Elf<'a>,
-    request: &BootRequest<'a>,
-) -> Result<BootImage<'a>, BootError> {
+/// Where its note says that an ELF is entered.
+pub(super) fn entry(elf: &Elf) -> Result<GuestPhys, BootError> {
     let inside = |entry: &u32| {
         elf.segments.iter().any(|segment| {
             u64::from(*entry)
@@ -28,7 +26,11 @@ pub(super) fn build<'a>(
         })
     };
     let entry = elf.notes.pvh_entry.filter(inside);
-    let entry = entry.ok_or(BootError::NoSuchEntry { protocol: "PVH" })?;
+    Ok(GuestPhys(entry.ok_or(BootError::NoSuchEntry { protocol: "PVH" })?.into()))
+}
+
+/// Everything but the entry point, whose note may not have been read yet.
+pub(super) fn plan(elf: &Elf, request: &BootRequest<'_>) -> Result<Plan, BootError> {
     let mut placement = Placement::new(request.memory);
     placement.command_line(request.command_line, COMMAND_LINE)?;
     placement.kernel(&elf.segments)?;
@@ -59,5 +61,5 @@ pub(super) fn build<'a>(
 
     placement.push(Segment::new(layout::BOOT_LISTS, lists));
     placement.push(Segment::new(layout::BOOT_INFO, info));
-    placement.finish(EntryState::pvh(GuestPhys(entry.into()), layout::BOOT_INFO), initrd)
+    placement.finish(EntryState::pvh(GuestPhys(0), layout::BOOT_INFO), initrd)
 }

@@ -10,7 +10,8 @@
 use x86::GuestPhys;
 
 use super::error::KernelError;
-use crate::bytes::{slice, u16_at, u32_at, u64_at};
+use crate::bytes::{u16_at, u32_at, u64_at};
+use crate::source::FileRange;
 
 /// First byte of the setup header in the file and in the zero page.
 pub(crate) const SETUP_HEADER: usize = 0x1f1;
@@ -42,20 +43,20 @@ pub struct SetupHeader {
 
 /// A bounds-checked bzImage.
 #[derive(Clone, Debug)]
-pub struct BzImage<'a> {
+pub struct BzImage {
     /// Its header.
     pub header: SetupHeader,
-    /// The compressed vmlinux, its 4-byte unpacked size last.
-    pub payload: &'a [u8],
+    /// Where in the file the compressed vmlinux lies, its 4-byte unpacked size last.
+    pub payload: FileRange,
 }
 
-impl<'a> BzImage<'a> {
-    /// Parses a file that begins like a boot image.
+impl BzImage {
+    /// Parses a file of `size` bytes that begins like a boot image; its setup code lies in `file`.
     ///
     /// # Errors
     /// Truncated, 32-bit and pre-2.12 images.
-    pub fn parse(file: &'a [u8]) -> Result<Self, KernelError> {
-        let truncated = |need| KernelError::Truncated { have: file.len() as u64, need };
+    pub(super) fn parse(file: &[u8], size: u64) -> Result<Self, KernelError> {
+        let truncated = |need| KernelError::Truncated { have: size, need };
         if file.len() < HEADER_END {
             return Err(truncated(HEADER_END as u64));
         }
@@ -71,7 +72,8 @@ impl<'a> BzImage<'a> {
             return Err(KernelError::NoPayload);
         }
         let start = (setup_sects + 1) * 512 + offset;
-        let payload = slice(file, start, length).ok_or_else(|| truncated(start + length))?;
+        let payload =
+            FileRange::within(start, length, size).ok_or_else(|| truncated(start + length))?;
         Ok(Self { header, payload })
     }
 }

@@ -7,6 +7,7 @@ use x86::{GuestPhys, GuestVirt};
 
 use super::error::KernelError;
 use crate::bytes::{slice, u16_at, u32_at, u64_at};
+use crate::source::{FileRange, Source};
 
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
@@ -16,6 +17,8 @@ const EM_X86_64: u16 = 62;
 /// A kernel has a handful; the limit bounds the work on a hostile table.
 const MAX_PROGRAM_HEADERS: u16 = 64;
 const MAX_NOTES: usize = 256;
+/// Header and program headers of a compressed kernel lie in its first bytes.
+const MAX_HEAD: u64 = 16 << 10;
 /// Linux links itself here plus its physical address.
 const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
@@ -30,13 +33,13 @@ pub enum ElfClass {
 
 /// One PT_LOAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadSegment<'a> {
+pub struct LoadSegment {
     /// p_paddr.
     pub address: GuestPhys,
     /// p_vaddr.
     pub virtual_address: GuestVirt,
-    /// The file's bytes.
-    pub bytes: &'a [u8],
+    /// Where its bytes lie in the file.
+    pub file: FileRange,
     /// Bytes in memory; those past the file's are zero.
     pub memory_size: u64,
 }
@@ -52,15 +55,17 @@ pub struct ElfNotes {
 
 /// An executable ELF for x86.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Elf<'a> {
+pub struct Elf {
     /// Word size.
     pub class: ElfClass,
     /// e_entry as written: Linux has a physical address there, others a virtual one.
     pub entry: u64,
     /// PT_LOADs with memory, in file order.
-    pub segments: Vec<LoadSegment<'a>>,
+    pub segments: Vec<LoadSegment>,
     /// Known notes.
     pub notes: ElfNotes,
+    /// Where they lie in the file.
+    pub(crate) note_ranges: Vec<FileRange>,
 }
 
 struct ProgramHeader {
@@ -72,49 +77,81 @@ struct ProgramHeader {
     memory_size: u64,
 }
 
-impl<'a> Elf<'a> {
+/// Bytes of notes that are looked at.
+const MAX_NOTE_BYTES: u64 = 64 << 10;
+/// The ELF header of either class.
+const HEADER: usize = 64;
+
+impl Elf {
     /// Parses an ELF file that starts with the magic.
     ///
     /// # Errors
     /// Other machines, object files, programs, and anything inconsistent.
-    pub fn parse(file: &'a [u8]) -> Result<Self, KernelError> {
-        let damaged = |what| KernelError::ElfDamaged { what };
-        let class = match file.get(4) {
-            Some(1) => ElfClass::Elf32,
-            Some(2) => ElfClass::Elf64,
-            _ => return Err(damaged("its class is neither 32 nor 64 bit")),
-        };
-        if file.get(5) == Some(&2) {
-            return Err(match file.get(18..20) {
-                Some(machine) => KernelError::Machine {
-                    machine: machine_name(u16::from_be_bytes([machine[0], machine[1]])),
-                },
-                None => KernelError::BigEndian,
+    pub fn parse(source: &dyn Source) -> Result<Self, KernelError> {
+        let head = crate::source::head(source, HEADER as u64)?;
+        let header = Header::read(&head)?;
+        let range = header.table(source.size())?;
+        let mut table = vec![0; range.size as usize];
+        source.read_at(range.offset, &mut table)?;
+        let mut elf = Self::from_table(&header, &table, source.size())?;
+        for range in std::mem::take(&mut elf.note_ranges) {
+            let mut notes = vec![0; range.size as usize];
+            source.read_at(range.offset, &mut notes)?;
+            elf.notes.read(&notes);
+        }
+        Ok(elf)
+    }
+
+    /// As much of its beginning as [`Elf::parse_head`] needs; never more than a few KiB.
+    ///
+    /// # Errors
+    /// As for [`Elf::parse`].
+    pub(crate) fn head_size(head: &[u8], size: u64) -> Result<u64, KernelError> {
+        let end = Header::read(head)?.table(size)?.end();
+        if end > MAX_HEAD {
+            return Err(KernelError::ElfDamaged {
+                what: "the program headers do not follow the header",
             });
         }
-        let machine = u16_at(file, 18).ok_or(damaged("the header is cut short"))?;
-        if machine != EM_386 && machine != EM_X86_64 {
-            return Err(KernelError::Machine { machine: machine_name(machine) });
-        }
-        if class == ElfClass::Elf64 && machine == EM_386 {
-            return Err(damaged("a 64-bit file for a 32-bit machine"));
-        }
-        let kind = u16_at(file, 16).ok_or(damaged("the header is cut short"))?;
-        check_kind(kind)?;
-        let entry = match class {
-            ElfClass::Elf32 => u32_at(file, 24).map(u64::from),
-            ElfClass::Elf64 => u64_at(file, 24),
-        }
-        .ok_or(damaged("the header is cut short"))?;
-        let mut elf = Self { class, entry, segments: Vec::new(), notes: ElfNotes::default() };
+        Ok(end)
+    }
+
+    /// Parses the beginning of a file of `size` bytes; the notes are not read yet.
+    ///
+    /// # Errors
+    /// As for [`Elf::parse`].
+    pub(crate) fn parse_head(head: &[u8], size: u64) -> Result<Self, KernelError> {
+        let header = Header::read(head)?;
+        let range = header.table(size)?;
+        let table = slice(head, range.offset, range.size)
+            .ok_or(KernelError::ElfDamaged { what: "the header is cut short" })?;
+        Self::from_table(&header, table, size)
+    }
+
+    fn from_table(header: &Header, table: &[u8], size: u64) -> Result<Self, KernelError> {
+        let damaged = |what| KernelError::ElfDamaged { what };
+        let mut elf = Self {
+            class: header.class,
+            entry: header.entry,
+            segments: Vec::new(),
+            notes: ElfNotes::default(),
+            note_ranges: Vec::new(),
+        };
         let mut interpreter = false;
-        for header in program_headers(file, class)? {
-            match header.kind {
-                PT_LOAD if header.memory_size > 0 => elf.segments.push(load(file, &header)?),
+        let mut note_bytes = 0;
+        // A size of 0 only comes with a count of 0, and then there is nothing to chunk.
+        for bytes in table.chunks_exact(usize::from(header.entry_size.max(1))) {
+            let program = ProgramHeader::read(bytes, header.class);
+            match program.kind {
+                PT_LOAD if program.memory_size > 0 => elf.segments.push(load(size, &program)?),
                 PT_NOTE => {
-                    let notes = slice(file, header.offset, header.file_size)
+                    let range = FileRange::within(program.offset, program.file_size, size)
                         .ok_or(damaged("a note lies outside of the file"))?;
-                    elf.notes.read(notes);
+                    note_bytes += range.size.min(MAX_NOTE_BYTES);
+                    if note_bytes <= MAX_NOTE_BYTES {
+                        let size = range.size.min(MAX_NOTE_BYTES);
+                        elf.note_ranges.push(FileRange { size, ..range });
+                    }
                 }
                 PT_INTERP => interpreter = true,
                 _ => {}
@@ -173,30 +210,73 @@ fn check_kind(kind: u16) -> Result<(), KernelError> {
     Err(KernelError::ElfKind { kind })
 }
 
-fn program_headers(
-    file: &[u8],
+/// The ELF header, checked.
+struct Header {
     class: ElfClass,
-) -> Result<impl Iterator<Item = ProgramHeader>, KernelError> {
-    let damaged = |what| KernelError::ElfDamaged { what };
-    let short = damaged("the header is cut short");
-    let (offset, sizes, minimum) = match class {
-        ElfClass::Elf32 => (u32_at(file, 28).map(u64::from), 42, 32),
-        ElfClass::Elf64 => (u64_at(file, 32), 54, 56),
-    };
-    let offset = offset.ok_or(short.clone())?;
-    let size = u16_at(file, sizes).ok_or(short.clone())?;
-    let count = u16_at(file, sizes + 2).ok_or(short)?;
-    if count > MAX_PROGRAM_HEADERS {
-        return Err(damaged("too many program headers"));
+    entry: u64,
+    /// e_phoff, e_phentsize, e_phnum.
+    table: u64,
+    entry_size: u16,
+    count: u16,
+}
+
+impl Header {
+    fn read(file: &[u8]) -> Result<Self, KernelError> {
+        let damaged = |what| KernelError::ElfDamaged { what };
+        let class = match file.get(4) {
+            Some(1) => ElfClass::Elf32,
+            Some(2) => ElfClass::Elf64,
+            _ => return Err(damaged("its class is neither 32 nor 64 bit")),
+        };
+        if file.get(5) == Some(&2) {
+            return Err(match file.get(18..20) {
+                Some(machine) => KernelError::Machine {
+                    machine: machine_name(u16::from_be_bytes([machine[0], machine[1]])),
+                },
+                None => KernelError::BigEndian,
+            });
+        }
+        let short = || damaged("the header is cut short");
+        let machine = u16_at(file, 18).ok_or_else(short)?;
+        if machine != EM_386 && machine != EM_X86_64 {
+            return Err(KernelError::Machine { machine: machine_name(machine) });
+        }
+        if class == ElfClass::Elf64 && machine == EM_386 {
+            return Err(damaged("a 64-bit file for a 32-bit machine"));
+        }
+        check_kind(u16_at(file, 16).ok_or_else(short)?)?;
+        let (entry, table, sizes) = match class {
+            ElfClass::Elf32 => {
+                (u32_at(file, 24).map(u64::from), u32_at(file, 28).map(u64::from), 42)
+            }
+            ElfClass::Elf64 => (u64_at(file, 24), u64_at(file, 32), 54),
+        };
+        Ok(Self {
+            class,
+            entry: entry.ok_or_else(short)?,
+            table: table.ok_or_else(short)?,
+            entry_size: u16_at(file, sizes).ok_or_else(short)?,
+            count: u16_at(file, sizes + 2).ok_or_else(short)?,
+        })
     }
-    if count > 0 && size < minimum {
-        return Err(damaged("program headers of a wrong size"));
+
+    /// Where the program headers lie in a file of this size.
+    fn table(&self, file: u64) -> Result<FileRange, KernelError> {
+        let damaged = |what| KernelError::ElfDamaged { what };
+        let minimum = match self.class {
+            ElfClass::Elf32 => 32,
+            ElfClass::Elf64 => 56,
+        };
+        if self.count > MAX_PROGRAM_HEADERS {
+            return Err(damaged("too many program headers"));
+        }
+        if self.count > 0 && self.entry_size < minimum {
+            return Err(damaged("program headers of a wrong size"));
+        }
+        let size = u64::from(self.entry_size) * u64::from(self.count);
+        FileRange::within(self.table, size, file)
+            .ok_or(damaged("the program headers lie outside of the file"))
     }
-    let table = slice(file, offset, u64::from(size) * u64::from(count))
-        .ok_or(damaged("the program headers lie outside of the file"))?;
-    // A size of 0 only comes with a count of 0, and then there is nothing to chunk.
-    let headers = table.chunks_exact(usize::from(size.max(1)));
-    Ok(headers.map(move |bytes| ProgramHeader::read(bytes, class)))
 }
 
 impl ProgramHeader {
@@ -225,7 +305,7 @@ impl ProgramHeader {
     }
 }
 
-fn load<'a>(file: &'a [u8], header: &ProgramHeader) -> Result<LoadSegment<'a>, KernelError> {
+fn load(file: u64, header: &ProgramHeader) -> Result<LoadSegment, KernelError> {
     let damaged = |what| KernelError::ElfDamaged { what };
     if header.file_size > header.memory_size {
         return Err(damaged("a segment is larger in the file than in memory"));
@@ -237,7 +317,7 @@ fn load<'a>(file: &'a [u8], header: &ProgramHeader) -> Result<LoadSegment<'a>, K
     Ok(LoadSegment {
         address: GuestPhys(header.physical_address),
         virtual_address: GuestVirt(header.virtual_address),
-        bytes: slice(file, header.offset, header.file_size)
+        file: FileRange::within(header.offset, header.file_size, file)
             .ok_or(damaged("a segment lies outside of the file: it is cut short"))?,
         memory_size: header.memory_size,
     })
@@ -245,7 +325,7 @@ fn load<'a>(file: &'a [u8], header: &ProgramHeader) -> Result<LoadSegment<'a>, K
 
 impl ElfNotes {
     /// Reads a PT_NOTE: name size, description size, type, then both padded to 4 bytes.
-    fn read(&mut self, notes: &[u8]) {
+    pub(crate) fn read(&mut self, notes: &[u8]) {
         const XEN_GUEST_OS: u32 = 6;
         const XEN_PHYS32_ENTRY: u32 = 18;
         let mut at = 0usize;

@@ -10,11 +10,17 @@ pub enum KernelError {
     /// No bytes.
     #[error("the file is empty")]
     Empty,
+    /// The reader failed.
+    #[error("the file cannot be read: {why}")]
+    Unreadable {
+        /// What it said.
+        why: String,
+    },
     /// Too short for any kernel header.
     #[error("the file is too short for a kernel: {length} bytes")]
     TooShort {
         /// Bytes in the file.
-        length: usize,
+        length: u64,
     },
     /// A bzImage cut short.
     #[error("the bzImage is truncated: it has {have} bytes of at least {need}")]
@@ -137,4 +143,10 @@ pub enum KernelError {
         "the file is not in a kernel format (bzImage, ELF, multiboot); raw flat binaries are not booted"
     )]
     Flat,
+}
+
+impl From<std::io::Error> for KernelError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Unreadable { why: error.to_string() }
+    }
 }

@@ -5,7 +5,9 @@
 
 use thiserror::Error;
 
+use super::HEAD;
 use super::identify::{FileKind, identify};
+use crate::source::{Source, head};
 use crate::unpack::Compression;
 
 /// What an initrd is.
@@ -34,6 +36,12 @@ pub enum InitrdError {
     /// A program or library.
     #[error("the file is an ELF program, not an initramfs: pack it into a cpio archive as /init")]
     Elf,
+    /// It cannot be read.
+    #[error("the file cannot be read: {why}")]
+    Unreadable {
+        /// What the reader said.
+        why: String,
+    },
     /// A script or text.
     #[error("the file is {what}, not an initramfs")]
     Text {
@@ -46,8 +54,10 @@ pub enum InitrdError {
 ///
 /// # Errors
 /// Empty files, kernels, programs and text are refused.
-pub fn check_initrd(file: &[u8]) -> Result<InitrdKind, InitrdError> {
-    match identify(file) {
+pub fn check_initrd(file: &dyn Source) -> Result<InitrdKind, InitrdError> {
+    let head =
+        head(file, HEAD).map_err(|error| InitrdError::Unreadable { why: error.to_string() })?;
+    match identify(&head) {
         FileKind::Empty => Err(InitrdError::Empty),
         FileKind::BzImage => Err(InitrdError::Kernel { format: "bzImage" }),
         FileKind::ForeignImage(_) => Err(InitrdError::Kernel { format: "of another machine" }),

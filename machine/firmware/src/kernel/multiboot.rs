@@ -7,7 +7,8 @@ use x86::{GuestPhys, GuestVirt};
 
 use super::elf::{Elf, LoadSegment};
 use super::error::KernelError;
-use crate::bytes::{slice, u32_at};
+use crate::bytes::u32_at;
+use crate::source::FileRange;
 
 const MAGIC: u32 = 0x1bad_b002;
 /// The header lies wholly in this prefix, 4-byte aligned.
@@ -45,17 +46,17 @@ pub struct MultibootHeader {
 
 /// A multiboot kernel ready to be placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Multiboot<'a> {
+pub struct Multiboot {
     /// Its header.
     pub header: MultibootHeader,
     /// What to load.
-    pub segments: Vec<LoadSegment<'a>>,
+    pub segments: Vec<LoadSegment>,
     /// Where to start, in 32-bit protected mode.
     pub entry: GuestPhys,
 }
 
 impl MultibootHeader {
-    /// Looks for a header with a right checksum.
+    /// Looks for a header with a right checksum in a file's first bytes.
     pub fn find(file: &[u8]) -> Option<Self> {
         let head = &file[..file.len().min(SEARCH)];
         (0..head.len()).step_by(4).find_map(|at| Self::at(head, at))
@@ -92,9 +93,9 @@ impl MultibootHeader {
     }
 }
 
-impl<'a> Multiboot<'a> {
+impl Multiboot {
     /// A 32-bit ELF whose header has no addresses of its own.
-    pub(super) fn parse_elf(elf: Elf<'a>, header: MultibootHeader) -> Result<Self, KernelError> {
+    pub(super) fn parse_elf(elf: Elf, header: MultibootHeader) -> Result<Self, KernelError> {
         let header = header.check()?;
         let entry = elf
             .entry_address()
@@ -102,8 +103,8 @@ impl<'a> Multiboot<'a> {
         Ok(Self { header, segments: elf.segments, entry })
     }
 
-    /// A file of another format with addresses in its header.
-    pub(super) fn parse_flat(file: &'a [u8], header: MultibootHeader) -> Result<Self, KernelError> {
+    /// A file of this size and another format, with addresses in its header.
+    pub(super) fn parse_flat(file: u64, header: MultibootHeader) -> Result<Self, KernelError> {
         let header = header.check()?;
         let addresses = header.addresses.ok_or(KernelError::MultibootFormat)?;
         let segment =
@@ -117,14 +118,14 @@ impl<'a> Multiboot<'a> {
     }
 }
 
-fn flat_segment(file: &[u8], header_at: usize, at: LoadAddresses) -> Option<LoadSegment<'_>> {
+fn flat_segment(file: u64, header_at: usize, at: LoadAddresses) -> Option<LoadSegment> {
     let before = at.header.checked_sub(at.load)?;
     let start = (header_at as u64).checked_sub(before.into())?;
     let length = match at.load_end {
-        0 => (file.len() as u64).checked_sub(start)?,
+        0 => file.checked_sub(start)?,
         end => end.checked_sub(at.load)?.into(),
     };
-    let bytes = slice(file, start, length)?;
+    let file = FileRange::within(start, length, file)?;
     let memory_size = match at.bss_end {
         0 => length,
         end => u64::from(end.checked_sub(at.load)?).max(length),
@@ -132,7 +133,7 @@ fn flat_segment(file: &[u8], header_at: usize, at: LoadAddresses) -> Option<Load
     (u64::from(at.load) + memory_size <= 1 << 32).then_some(LoadSegment {
         address: GuestPhys(at.load.into()),
         virtual_address: GuestVirt(at.load.into()),
-        bytes,
+        file,
         memory_size,
     })
 }

@@ -2,9 +2,12 @@
 //! names the header's fields).
 //!
 //! Written here because the crate of the workspace panics on wrong data and does not bound its
-//! output. Invariant: reads and copies are checked; the output slice is the only memory used.
+//! output. Invariant: reads and copies are checked; one block and its packed form are held.
 
-use super::Fault;
+use std::io::{self, Read};
+
+use super::{Fault, Pieces};
+use crate::source::Cursor;
 
 /// First lzop version whose header has the newer fields.
 const NEWER_HEADER: u16 = 0x0940;
@@ -17,100 +20,90 @@ const FLAG_FILTER: u32 = 1 << 11;
 /// lzop's own limit on a block.
 const MAX_BLOCK: usize = 64 << 20;
 
-pub(super) fn decode(stream: &[u8], output: &mut [u8]) -> Result<(), Fault> {
-    let mut input = Input { bytes: stream };
-    let flags = header(&mut input).ok_or_else(|| Fault::data("the lzop header is wrong"))?;
-    let mut filled = 0;
-    while let Some(block) = Block::next(&mut input, flags)? {
-        let target = output[filled..].get_mut(..block.size).ok_or(Fault::Size)?;
-        block.unpack(target)?;
-        filled += block.size;
-    }
-    if filled == output.len() { Ok(()) } else { Err(Fault::Size) }
+/// Blocks of an lzop file, one at a time.
+pub(super) struct Lzo<'a> {
+    cursor: Cursor<'a>,
+    flags: u32,
+    packed: Vec<u8>,
+    block: Vec<u8>,
 }
 
-/// As much of the first block as fits.
-pub(super) fn peek(file: &[u8], head: &mut [u8]) -> usize {
-    let mut input = Input { bytes: file };
-    let Some(flags) = header(&mut input) else { return 0 };
-    let Ok(Some(block)) = Block::next(&mut input, flags) else { return 0 };
-    let mut target = vec![0; block.size];
-    if block.unpack(&mut target).is_err() {
-        return 0;
+impl<'a> Lzo<'a> {
+    pub(super) fn new(mut cursor: Cursor<'a>) -> Result<Self, Fault> {
+        let flags = header(&mut cursor)?.ok_or_else(|| Fault::data("the lzop header is wrong"))?;
+        Ok(Self { cursor, flags, packed: Vec::new(), block: Vec::new() })
     }
-    let count = block.size.min(head.len());
-    head[..count].copy_from_slice(&target[..count]);
-    count
 }
 
-/// Reads the file header up to the first block; returns its flags.
-fn header(input: &mut Input<'_>) -> Option<u32> {
-    input.take(9)?;
-    let version = input.u16()?;
-    input.u16()?;
-    let newer = version >= NEWER_HEADER;
-    if newer {
-        input.u16()?;
-    }
-    input.byte()?;
-    if newer {
-        input.byte()?;
-    }
-    let flags = input.u32()?;
-    if flags & FLAG_FILTER != 0 {
-        input.u32()?;
-    }
-    input.take(if newer { 12 } else { 8 })?;
-    let name = input.byte()?;
-    input.take(name.into())?;
-    input.u32()?;
-    if flags & FLAG_EXTRA_FIELD != 0 {
-        let size = input.u32()?;
-        input.take(size as usize)?;
-        input.u32()?;
-    }
-    Some(flags)
-}
-
-struct Block<'a> {
-    data: &'a [u8],
-    size: usize,
-}
-
-impl<'a> Block<'a> {
-    fn next(input: &mut Input<'a>, flags: u32) -> Result<Option<Self>, Fault> {
+impl Pieces for Lzo<'_> {
+    fn next(&mut self) -> Result<&[u8], Fault> {
+        self.block.clear();
         let short = || Fault::data("a block is cut short");
-        let size = input.u32().ok_or_else(short)? as usize;
+        let size = word(&mut self.cursor)?.ok_or_else(short)? as usize;
         if size == 0 {
-            return Ok(None);
+            return Ok(&[]);
         }
-        let packed = input.u32().ok_or_else(short)? as usize;
+        let packed = word(&mut self.cursor)?.ok_or_else(short)? as usize;
         if size > MAX_BLOCK || packed > size {
             return Err(Fault::data("a block's size is wrong"));
         }
-        let mut checksums =
-            (flags & FLAG_ADLER32_DATA != 0) as usize + (flags & FLAG_CRC32_DATA != 0) as usize;
+        let flag = |bit| u64::from(self.flags & bit != 0);
+        let mut checksums = flag(FLAG_ADLER32_DATA) + flag(FLAG_CRC32_DATA);
         if packed < size {
-            checksums += (flags & FLAG_ADLER32_BLOCK != 0) as usize
-                + (flags & FLAG_CRC32_BLOCK != 0) as usize;
+            checksums += flag(FLAG_ADLER32_BLOCK) + flag(FLAG_CRC32_BLOCK);
         }
-        input.take(4 * checksums).ok_or_else(short)?;
-        let data = input.take(packed).ok_or_else(short)?;
-        Ok(Some(Self { data, size }))
+        skip(&mut self.cursor, 4 * checksums)?.ok_or_else(short)?;
+        let target = if packed == size { &mut self.block } else { &mut self.packed };
+        target.clear();
+        (&mut self.cursor).take(packed as u64).read_to_end(target)?;
+        if target.len() < packed {
+            return Err(short());
+        }
+        if packed < size {
+            self.block.resize(size, 0);
+            let mut output = Output { bytes: &mut self.block, filled: 0 };
+            let done = lzo1x(&mut Input { bytes: &self.packed }, &mut output);
+            if done.is_none() || output.filled != size {
+                return Err(Fault::data("a block is wrong"));
+            }
+        }
+        Ok(&self.block)
     }
+}
 
-    fn unpack(&self, target: &mut [u8]) -> Result<(), Fault> {
-        if self.data.len() == self.size {
-            target.copy_from_slice(self.data);
-            return Ok(());
-        }
-        let mut output = Output { bytes: target, filled: 0 };
-        let done = lzo1x(&mut Input { bytes: self.data }, &mut output);
-        match done {
-            Some(()) if output.filled == self.size => Ok(()),
-            _ => Err(Fault::data("a block is wrong")),
+fn word(cursor: &mut Cursor<'_>) -> io::Result<Option<u32>> {
+    Ok(cursor.array()?.map(u32::from_be_bytes))
+}
+
+fn skip(cursor: &mut Cursor<'_>, count: u64) -> io::Result<Option<()>> {
+    Ok((io::copy(&mut cursor.take(count), &mut io::sink())? == count).then_some(()))
+}
+
+/// Reads the file header up to the first block; gives its flags, or `None` if it ends before.
+fn header(cursor: &mut Cursor<'_>) -> io::Result<Option<u32>> {
+    let Some(start) = cursor.array::<13>()? else { return Ok(None) };
+    // magic 9, version 2, library version 2; newer ones: version needed 2; method; newer: level
+    let newer = u16::from_be_bytes([start[9], start[10]]) >= NEWER_HEADER;
+    if skip(cursor, if newer { 4 } else { 1 })?.is_none() {
+        return Ok(None);
+    }
+    let Some(flags) = word(cursor)? else { return Ok(None) };
+    // filter; mode and time; the name with its length; checksum
+    let fixed = if flags & FLAG_FILTER != 0 { 4 } else { 0 } + if newer { 12 } else { 8 };
+    if skip(cursor, fixed)?.is_none() {
+        return Ok(None);
+    }
+    let Some([name]) = cursor.array()? else { return Ok(None) };
+    if skip(cursor, u64::from(name) + 4)?.is_none() {
+        return Ok(None);
+    }
+    if flags & FLAG_EXTRA_FIELD != 0 {
+        let Some(size) = word(cursor)? else { return Ok(None) };
+        if skip(cursor, u64::from(size) + 4)?.is_none() {
+            return Ok(None);
         }
     }
+    Ok(Some(flags))
 }
 
 /// One LZO1X stream. `state` is the number of literals the last instruction copied, 4 standing for
@@ -170,7 +163,7 @@ fn lzo1x(input: &mut Input<'_>, output: &mut Output<'_>) -> Option<()> {
     }
 }
 
-/// Bytes left to read; numbers of lzop headers are big-endian.
+/// Bytes left to read of a block.
 struct Input<'a> {
     bytes: &'a [u8],
 }
@@ -184,16 +177,8 @@ impl<'a> Input<'a> {
         self.bytes.split_off_first().copied()
     }
 
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes(self.take(2)?.try_into().expect("two bytes were taken")))
-    }
-
     fn u16_le(&mut self) -> Option<u16> {
-        self.u16().map(u16::swap_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.take(4)?.try_into().expect("four bytes were taken")))
+        Some(u16::from_le_bytes(self.take(2)?.try_into().expect("two bytes were taken")))
     }
 
     /// A length: `short` unless 0, else `base` plus 255 for each zero byte plus the byte after.

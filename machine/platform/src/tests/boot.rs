@@ -1,7 +1,6 @@
 //! A kernel and its tables in guest memory.
 
 use firmware::kernel::Kernel;
-use firmware::unpack::unpack;
 use x86::{CpuState, GuestPhys, Reg};
 
 use crate::fake::{machine, once};
@@ -23,9 +22,9 @@ fn kernel() -> Vec<u8> {
 #[test]
 fn a_multiboot_kernel_is_placed_with_its_tables() {
     let file = kernel();
-    let unpacked = unpack(Kernel::parse(&file).expect("multiboot"), 1 << 20).expect("as it is");
+    let kernel = Kernel::parse(&file).expect("multiboot");
     let (_, mut machine) = machine(vec![once(|_| {})], MachineConfig::default());
-    let boot = Boot { initrd: Some(b"module"), command_line: "a=b", ..Boot::new(&unpacked) };
+    let boot = Boot { initrd: Some(b"module"), command_line: "a=b", ..Boot::new(&kernel, &file) };
     machine.load(&boot).expect("fits");
     let read = |address, count| {
         let mut bytes = vec![0; count];
@@ -33,6 +32,8 @@ fn a_multiboot_kernel_is_placed_with_its_tables() {
         bytes
     };
     assert_eq!(read(0x10_0020, 2), [0xeb, 0xfe]);
+    let module = u64::from_le_bytes(read(0x3_0000, 8).try_into().expect("eight bytes"));
+    assert_eq!(read(module & 0xffff_ffff, 6), b"module");
     assert_eq!(read(0xe_0000, 8), b"RSD PTR ");
     assert_eq!(read(0xf_0000, 5), b"_SM3_");
     machine.start().expect("starts");

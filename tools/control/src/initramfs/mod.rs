@@ -1,8 +1,9 @@
 //! The generated initramfs: our init, the host's shell and commands with their libraries, modules.
 //!
-//! A cpio archive in the "newc" format (kernel Documentation/driver-api/early-userspace), made in
-//! memory and uncompressed: the guest reads it as fast as it can copy. Invariants: a host file has
-//! the same path in the guest; nothing is read twice; a file that is not on the host is told, not
+//! A cpio archive in the "newc" format (kernel Documentation/driver-api/early-userspace),
+//! uncompressed: the guest reads it as fast as it can copy. Here it is a list of what goes into it;
+//! files of the host are read once, into guest memory. Invariants: a host file has
+//! the same path in the guest; a file that is not on the host is told, not
 //! fatal.
 
 mod contents;
@@ -17,6 +18,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+pub use cpio::Archive;
 pub use protocol::WindowSize;
 use protocol::{Job, Module};
 use thiserror::Error;
@@ -58,7 +60,7 @@ pub struct Terminal {
 #[derive(Debug)]
 pub struct Initramfs {
     /// The archive.
-    pub bytes: Vec<u8>,
+    pub archive: Archive,
     /// What could not be packed, a sentence each.
     pub missing: Vec<String>,
 }
@@ -74,6 +76,15 @@ pub enum InitramfsError {
     /// The current directory is gone.
     #[error("the current directory cannot be found")]
     CurrentDirectory(#[source] std::io::Error),
+    /// A file was there when the initramfs was planned and not when it was written.
+    #[error("{} disappeared, or became unreadable, while it was packed", .path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Packs everything the guest needs to run the command.
@@ -89,8 +100,15 @@ pub fn pack(contents: &Contents) -> Result<Initramfs, InitramfsError> {
     let modules = pack_modules(&mut tree, contents);
     let job = plan.job(contents, modules);
     tree.file(Path::new(protocol::JOB_PATH), 0o600, &job.encode());
-    let (bytes, missing) = tree.finish();
-    Ok(Initramfs { bytes, missing })
+    let (archive, missing) = tree.finish();
+    Ok(Initramfs { archive, missing })
+}
+
+/// For [`crate::hostile`]: the bytes of all names that a program asks the loader for.
+pub(crate) fn needed_names(file: &[u8]) -> Option<usize> {
+    let needs = elf::needs(&file)?;
+    let names = needs.libraries.iter().chain(&needs.run_path).chain(&needs.interpreter);
+    Some(names.map(Vec::len).sum())
 }
 
 /// What is the same in every guest.
@@ -105,7 +123,7 @@ fn skeleton(tree: &mut Tree, contents: &Contents) {
     let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", contents.hostname);
     tree.file(Path::new("/etc/hosts"), 0o644, hosts.as_bytes());
     tree.console(Path::new("/dev/console"));
-    tree.file(Path::new("/init"), 0o755, INIT);
+    tree.static_file(Path::new("/init"), 0o755, INIT);
     for path in ["/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/lib"] {
         tree.mirror_directory(Path::new(path));
     }

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 
+use machine::Initrd;
+
+use super::cpio::bytes;
 use super::*;
 
 /// Name to (mode, data) of a newc archive.
@@ -46,7 +49,7 @@ fn job(found: &HashMap<String, (u32, Vec<u8>)>) -> Job {
 #[test]
 fn a_command_comes_with_what_it_takes_to_run() {
     let packed = pack(&command(&["sh", "-c", "exit 7"])).expect("every test host has a shell");
-    let found = entries(&packed.bytes);
+    let found = entries(&bytes(&packed.archive));
     assert_eq!(found["init"].0, 0o100_755);
     assert!(found["init"].1.starts_with(b"\x7fELF"));
     assert_eq!(found["dev/console"].0, 0o020_600);
@@ -56,7 +59,8 @@ fn a_command_comes_with_what_it_takes_to_run() {
     assert_eq!(job.argv, [b"sh".to_vec(), b"-c".to_vec(), b"exit 7".to_vec()]);
     assert!(!job.terminal);
     assert_eq!(job.hostname, b"guest");
-    assert!(packed.bytes.len() < 24 << 20, "a guest of {} bytes", packed.bytes.len());
+    let size = Initrd::size(&packed.archive);
+    assert!(size < 24 << 20, "a guest of {size} bytes");
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn a_script_brings_its_interpreter_and_commands() {
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))
         .expect("our own file");
     let packed = pack(&command(&[script.to_str().expect("UTF-8")])).expect("packs");
-    let found = entries(&packed.bytes);
+    let found = entries(&bytes(&packed.archive));
     let name = script.to_str().expect("UTF-8").trim_start_matches('/');
     assert_eq!(found[name].0 & 0o777, 0o755);
     for program in ["env", "bash", "find", "sort"] {
@@ -100,7 +104,7 @@ fn links_lead_to_the_same_file_as_on_the_host() {
     let argument = |name: &str| root.join(name).to_str().expect("UTF-8").to_owned();
     let packed =
         pack(&command(&["cat", &argument("by/again"), &argument("real/second")])).expect("packs");
-    let found = entries(&packed.bytes);
+    let found = entries(&bytes(&packed.archive));
     let name = |name: &str| argument(name).trim_start_matches('/').to_owned();
     assert_eq!(found[&name("by")].1, b"real");
     assert_eq!(found[&name("real/again")].1, b"../by/data");
@@ -115,7 +119,7 @@ fn a_terminal_gets_its_description_and_an_unknown_one_is_told() {
         Some(Terminal { kind: "no-such-terminal".into(), size: WindowSize::default() });
     let packed = pack(&contents).expect("packs");
     assert!(packed.missing.iter().any(|line| line.contains("TERM=no-such-terminal")));
-    assert!(job(&entries(&packed.bytes)).terminal);
+    assert!(job(&entries(&bytes(&packed.archive))).terminal);
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn modules_are_packed_plain_and_in_order() {
     let mut contents = command(&["true"]);
     contents.modules = KernelModules::Directory(root.to_path_buf());
     let names = |contents: &Contents| {
-        let found = entries(&pack(contents).expect("packs").bytes);
+        let found = entries(&bytes(&pack(contents).expect("packs").archive));
         let modules = job(&found).modules;
         let text = |module: &Module| String::from_utf8(module.path.clone()).expect("UTF-8");
         modules

@@ -11,16 +11,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use firmware::source::Source;
+
 use super::cpio::Archive;
 use super::libraries::Libraries;
 use super::{elf, words};
+use crate::source::FileSource;
 
 /// Symbolic links followed in one path, as in Linux (MAXSYMLINKS).
 const MOST_LINKS: usize = 40;
 /// The largest file that comes along; the archive is copied within guest memory.
 const LARGEST_FILE: u64 = 256 << 20;
 /// Scripts up to this size are searched for the commands they name.
-const LARGEST_SCRIPT: usize = 64 << 10;
+const LARGEST_SCRIPT: u64 = 64 << 10;
+/// The `#!` line of a larger one is in its first bytes.
+const LONGEST_LINE: u64 = 512;
 
 pub(super) struct Tree {
     archive: Archive,
@@ -56,7 +61,7 @@ impl Tree {
     }
 
     /// The archive, and what is missing from it.
-    pub(super) fn finish(self) -> (Vec<u8>, Vec<String>) {
+    pub(super) fn finish(self) -> (Archive, Vec<String>) {
         (self.archive.finish(), self.missing)
     }
 
@@ -87,6 +92,13 @@ impl Tree {
         }
         if self.added.insert(path.to_path_buf(), None).is_none() {
             self.archive.file(path.as_os_str().as_bytes(), mode, data);
+        }
+    }
+
+    /// The same, without a copy.
+    pub(super) fn static_file(&mut self, path: &Path, mode: u32, data: &'static [u8]) {
+        if self.added.insert(path.to_path_buf(), None).is_none() {
+            self.archive.static_file(path.as_os_str().as_bytes(), mode, data);
         }
     }
 
@@ -122,8 +134,8 @@ impl Tree {
     pub(super) fn program(&mut self, path: &Path) {
         let mut wanted = VecDeque::from([path.to_path_buf()]);
         while let Some(path) = wanted.pop_front() {
-            if let Some((real, data)) = self.copy(&path) {
-                self.needs_of(&real, data, &mut wanted);
+            if let Some((real, file)) = self.copy(&path) {
+                self.needs_of(&real, &file, &mut wanted);
             }
         }
     }
@@ -139,20 +151,26 @@ impl Tree {
         }
     }
 
-    fn needs_of(
-        &mut self,
-        path: &Path,
-        data: std::ops::Range<usize>,
-        wanted: &mut VecDeque<PathBuf>,
-    ) {
-        let bytes = &self.archive.bytes()[data];
-        if let Some(rest) = bytes.strip_prefix(b"#!") {
+    fn needs_of(&mut self, path: &Path, file: &FileSource, wanted: &mut VecDeque<PathBuf>) {
+        let mut bytes = vec![0; Source::size(file).min(LONGEST_LINE) as usize];
+        if file.read_at(0, &mut bytes).is_err() {
+            return; // the archive tells it
+        }
+        if bytes.starts_with(b"#!") {
+            let script = Source::size(file) <= LARGEST_SCRIPT;
+            if script {
+                bytes.resize(Source::size(file) as usize, 0);
+                if file.read_at(0, &mut bytes).is_err() {
+                    return;
+                }
+            }
+            let rest = &bytes[2..];
             let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let parts =
                 line.split(|byte| byte.is_ascii_whitespace()).filter(|part| !part.is_empty());
             let parts: Vec<OsString> =
                 parts.map(|part| OsStr::from_bytes(part).to_owned()).collect();
-            let text = (bytes.len() <= LARGEST_SCRIPT).then(|| bytes.to_vec());
+            let text = script.then_some(&bytes);
             self.interpreter(path, &parts, wanted);
             for word in text.iter().flat_map(|text| words::words(text)) {
                 wanted
@@ -160,7 +178,7 @@ impl Tree {
             }
             return;
         }
-        let Some(needs) = elf::needs(bytes) else {
+        let Some(needs) = elf::needs(file) else {
             return;
         };
         wanted.extend(
@@ -204,9 +222,9 @@ impl Tree {
         self.added.contains_key(path)
     }
 
-    /// Adds one file of the host; gives its real path and where its bytes are. `None` if it was
-    /// there already, or is told as missing.
-    fn copy(&mut self, path: &Path) -> Option<(PathBuf, std::ops::Range<usize>)> {
+    /// Adds one file of the host; gives its real path and the file. `None` if it was there already,
+    /// or is told as missing.
+    fn copy(&mut self, path: &Path) -> Option<(PathBuf, FileSource)> {
         if self.added.get(path).is_some_and(Option::is_none) {
             return None;
         }
@@ -215,7 +233,7 @@ impl Tree {
             return None;
         }
         match self.copy_real(&real) {
-            Ok(data) => data.map(|data| (real, data)),
+            Ok(file) => file.map(|file| (real, file)),
             Err(why) => {
                 self.missing.push(format!("{}: {why}", path.display()));
                 None
@@ -223,8 +241,8 @@ impl Tree {
         }
     }
 
-    fn copy_real(&mut self, real: &Path) -> Result<Option<std::ops::Range<usize>>, String> {
-        let mut file = File::open(real).map_err(|error| error.to_string())?;
+    fn copy_real(&mut self, real: &Path) -> Result<Option<FileSource>, String> {
+        let file = File::open(real).map_err(|error| error.to_string())?;
         let status = file.metadata().map_err(|error| error.to_string())?;
         if status.is_dir() {
             self.directory(real, 0o755);
@@ -245,8 +263,8 @@ impl Tree {
         self.inodes.insert(inode, real.to_path_buf());
         let mode = status.permissions().mode() & 0o7777;
         let name = real.as_os_str().as_bytes();
-        let data = self.archive.file_from(name, mode, status.len() as u32, &mut file);
-        data.map(Some).map_err(|error| error.to_string())
+        self.archive.host_file(name, mode, status.len() as u32, real);
+        FileSource::new(file).map(Some).map_err(|error| error.to_string())
     }
 
     /// Follows a host path component by component, adding its directories and links; gives the

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::source::FileSource;
+
 pub use cache::Cache;
 pub(crate) use cache::PACKAGES;
 pub use release::release_of;
@@ -120,9 +122,9 @@ impl Kernel {
         Ok(Self { path: path.to_path_buf(), source, release, modules })
     }
 
-    /// The file's bytes.
-    pub fn read(&self) -> Result<Vec<u8>, KernelError> {
-        std::fs::read(&self.path)
+    /// The file, to be read in pieces.
+    pub(crate) fn open(&self) -> Result<FileSource, KernelError> {
+        FileSource::open(&self.path)
             .map_err(|source| KernelError::Unreadable { path: self.path.clone(), source })
     }
 }

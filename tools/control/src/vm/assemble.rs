@@ -1,17 +1,20 @@
 //! Engine, memory, machine and kernel put together, and what comes out of them put in the outbox.
 //!
-//! The only place that names the engines. Invariants: the kernel file, its unpacked image and the
-//! initrd are freed before the guest starts; COM1 is the kernel's console, COM2 the session.
+//! The only place that names the engines. Invariants: kernel and initrd go from their files into
+//! guest memory piece by piece, so neither is ever held; COM1 is the kernel's console, COM2 the
+//! session.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Engine, VmConfig};
-use firmware::boot::BootProtocol;
-use firmware::kernel::Kernel;
-use firmware::unpack::{MAX_UNPACKED, unpack};
-use machine::{Boot, Machine, MachineConfig, MachineError, SerialConfig, SerialInput};
+use firmware::boot::{BootProtocol, LoadError};
+use firmware::kernel::{InitrdError, Kernel, check_initrd};
+use machine::{
+    Boot, BoxError, Initrd, Machine, MachineConfig, MachineError, SerialConfig, SerialInput,
+};
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -19,14 +22,15 @@ use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
 use super::error::RunError;
 use super::outbox::Outbox;
+use crate::source::FileSource;
 
 /// How the machine ended.
 pub(super) type End = machine::Outcome;
 
-/// What the guest is made of, as bytes.
+/// What the guest is made of.
 pub(super) struct Files {
-    pub(super) kernel: Vec<u8>,
-    pub(super) initrd: Option<Vec<u8>>,
+    pub(super) kernel: FileSource,
+    pub(super) initrd: Option<Box<dyn Initrd>>,
 }
 
 /// A serial line of the guest.
@@ -80,7 +84,7 @@ pub(super) fn kvm_verdict() -> KvmVerdict {
 
 /// Whether a kernel file is a program of its own rather than a Linux: it gets no initramfs and no
 /// command line of ours.
-pub(super) fn is_bare(path: &Path, file: &[u8]) -> Result<bool, RunError> {
+pub(super) fn is_bare(path: &Path, file: &FileSource) -> Result<bool, RunError> {
     Ok(match Kernel::parse(file).map_err(|source| wrong_kernel(path, source))? {
         Kernel::BzImage(_) => false,
         Kernel::Elf(elf) => !elf.is_linux(),
@@ -88,16 +92,41 @@ pub(super) fn is_bare(path: &Path, file: &[u8]) -> Result<bool, RunError> {
     })
 }
 
-/// Reads a file given as initrd, and sees that it can be one.
-pub(super) fn read_initrd(path: &Path) -> Result<Vec<u8>, RunError> {
+/// Opens a file given as initrd, and sees that it can be one. A pipe is read to its end.
+pub(super) fn open_initrd(path: &Path) -> Result<Box<dyn Initrd>, RunError> {
     let unreadable = |source| RunError::InitrdUnreadable { path: path.to_path_buf(), source };
-    if std::fs::metadata(path).map_err(unreadable)?.is_dir() {
+    let wrong = |source: InitrdError| RunError::InitrdFile { path: path.to_path_buf(), source };
+    let status = std::fs::metadata(path).map_err(unreadable)?;
+    if status.is_dir() {
         return Err(unreadable(std::io::ErrorKind::IsADirectory.into()));
     }
+    if status.is_file() {
+        let file = FileSource::open(path).map_err(unreadable)?;
+        check_initrd(&file).map_err(wrong)?;
+        return Ok(Box::new(file));
+    }
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    firmware::kernel::check_initrd(&bytes)
-        .map_err(|source| RunError::InitrdFile { path: path.to_path_buf(), source })?;
-    Ok(bytes)
+    check_initrd(&bytes).map_err(wrong)?;
+    Ok(Box::new(bytes))
+}
+
+/// An initrd, and what it cost to pour it.
+struct Measured<'a> {
+    initrd: &'a dyn Initrd,
+    cpu: Cell<Duration>,
+}
+
+impl Initrd for Measured<'_> {
+    fn size(&self) -> u64 {
+        self.initrd.size()
+    }
+
+    fn pour(&self, to: &mut dyn FnMut(&[u8]) -> Result<(), BoxError>) -> Result<(), BoxError> {
+        let before = cpu_time();
+        let poured = self.initrd.pour(to);
+        self.cpu.set(cpu_time().saturating_sub(before));
+        poured
+    }
 }
 
 /// Builds the machine and places the kernel.
@@ -107,24 +136,29 @@ pub(super) fn assemble(
     outbox: &Arc<Outbox<End>>,
 ) -> Result<Prepared, RunError> {
     let path = &effective.kernel.path;
-    let before = cpu_time();
     let kernel = Kernel::parse(&files.kernel).map_err(|source| wrong_kernel(path, source))?;
-    let kernel = unpack(kernel, MAX_UNPACKED).map_err(|source| wrong_kernel(path, source))?;
-    let unpack_cpu = cpu_time().saturating_sub(before);
     let memory = Arc::new(GuestMemory::new(&machine::layout(effective.memory_mib << 20))?);
     let engine = new_engine(effective, memory.clone())?;
     let mut machine = Machine::new(engine, memory, machine_config(effective, outbox))
         .map_err(|source| RunError::Machine(source.into()))?;
+    let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
     let boot = Boot {
         kernel: &kernel,
-        initrd: files.initrd.as_deref(),
+        file: &files.kernel,
+        initrd: initrd.as_ref().map(|initrd| initrd as &dyn Initrd),
         command_line: &effective.command_line,
         protocol: BootProtocol::Auto,
     };
+    let before = cpu_time();
     machine.load(&boot).map_err(|error| match error {
+        MachineError::Boot(LoadError::Boot(source)) => wrong_kernel(path, source),
+        MachineError::Boot(LoadError::Unpack(source)) => wrong_kernel(path, source),
         MachineError::Boot(source) => wrong_kernel(path, source),
+        MachineError::Initrd(source) => RunError::Initrd(source),
         other => RunError::Machine(other.into()),
     })?;
+    let pouring = initrd.map_or(Duration::ZERO, |initrd| initrd.cpu.get());
+    let unpack_cpu = cpu_time().saturating_sub(before).saturating_sub(pouring);
     Ok(Prepared { machine, unpack_cpu })
 }
 

@@ -82,6 +82,9 @@ pub enum RunError {
         #[source]
         source: firmware::kernel::InitrdError,
     },
+    /// The initrd was there, and could not be written into the guest's memory.
+    #[error("cannot load the initrd")]
+    Initrd(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A command for a guest that has no init of ours.
     #[error(
         "{0} boots untouched, so there is nothing to run the command `{1}`; leave out one of them"

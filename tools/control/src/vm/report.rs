@@ -135,7 +135,7 @@ pub struct RunReport {
     pub boot: Option<Duration>,
     /// CPU time from the process' start to the guest's first instruction.
     pub start_cpu: Duration,
-    /// What of it went into unpacking the kernel.
+    /// What of it went into unpacking the kernel into guest memory.
     pub unpack_cpu: Duration,
     /// The initramfs, in bytes.
     pub initrd_bytes: u64,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fetch;
-use crate::initramfs::{self, Contents};
+use machine::Initrd;
+
+use crate::initramfs::{self, Archive, Contents};
 use crate::kernel::{Kernel, KernelError, Search};
 
 use super::assemble::{End, Files, Line, Running, assemble};
@@ -38,9 +40,9 @@ pub struct Vm {
 /// What a kernel is given besides its command line.
 enum Payload {
     /// Our initramfs.
-    Ours(Vec<u8>),
+    Ours(Archive),
     /// The user's.
-    Theirs(Vec<u8>),
+    Theirs(Box<dyn Initrd>),
     /// None: the kernel is a program of its own.
     Bare,
 }
@@ -51,12 +53,12 @@ impl Vm {
     pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
         config.cpus(choose::EngineKind::Soft)?; // before anything that takes time
         config.memory_mib(1)?;
-        let initrd = config.initrd.as_deref().map(super::assemble::read_initrd).transpose()?;
+        let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine)?;
         let cpus = config.cpus(engine.kind)?;
         let memory_mib = config.memory_mib(cpus)?;
         let kernel = find_or_fetch(config, events)?;
-        let file = kernel.read()?;
+        let file = kernel.open()?;
         let bare = initrd.is_none() && super::assemble::is_bare(&kernel.path, &file)?;
         let effective = Effective {
             engine,
@@ -78,16 +80,17 @@ impl Vm {
         };
         events(Event::Ready(Box::new(effective.clone())));
         let payload = match initrd {
-            Some(bytes) => Payload::Theirs(bytes),
+            Some(initrd) => Payload::Theirs(initrd),
             None if bare => Payload::Bare,
             None => Payload::Ours(pack(config, &effective, events)?),
         };
         refuse_command(config, &payload)?;
-        let initrd = match payload {
-            Payload::Ours(bytes) | Payload::Theirs(bytes) => Some(bytes),
+        let initrd: Option<Box<dyn Initrd>> = match payload {
+            Payload::Ours(archive) => Some(Box::new(archive)),
+            Payload::Theirs(initrd) => Some(initrd),
             Payload::Bare => None,
         };
-        let initrd_bytes = initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
         let guest = assemble(&effective, Files { kernel: file, initrd }, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes })
@@ -163,7 +166,7 @@ fn pack(
     config: &RunConfig,
     effective: &Effective,
     events: &mut dyn FnMut(Event),
-) -> Result<Vec<u8>, RunError> {
+) -> Result<Archive, RunError> {
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
@@ -174,7 +177,7 @@ fn pack(
     for line in packed.missing {
         events(Event::Notice(line));
     }
-    Ok(packed.bytes)
+    Ok(packed.archive)
 }
 
 fn refuse_command(config: &RunConfig, payload: &Payload) -> Result<(), RunError> {
