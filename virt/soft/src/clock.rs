@@ -2,6 +2,7 @@
 //!
 //! Guest TSC, APIC timer and kvmclock all come from this one counter, so they can't disagree.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::sys::host;
@@ -16,9 +17,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Finds the TSC's frequency: from CPUID where it says so, else by a few milliseconds' sleep.
+    /// Finds the TSC's frequency: from CPUID where it says so, else by a few milliseconds' sleep,
+    /// once for the process.
     pub(crate) fn new() -> Self {
-        let khz = khz_from_cpuid().unwrap_or_else(measure_khz);
+        static KHZ: OnceLock<u32> = OnceLock::new();
+        let khz = *KHZ.get_or_init(|| khz_from_cpuid().unwrap_or_else(measure_khz));
         Self {
             start_tsc: host::rdtsc(),
             khz,

@@ -39,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("guest/", &[]),
     ("tools/control", &["base/", "virt/", "machine/", "insight/", "guest/protocol"]),
     ("tools/", &["tools/control"]),
+    ("tests/", &["base/", "virt/", "machine/", "guest/protocol", "tools/control"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,39 @@
+//! Hostile input for every seam that faces a guest or a stranger's file.
+//!
+//! Each public function takes bytes, does with them the worst they can say, and panics if
+//! something broke: the code under test panicked, an invariant does not hold, an answer did not
+//! come in time. The fuzz targets in `fuzz/` call them with what libFuzzer finds, this crate's
+//! tests with seeded random bytes, so `cargo test` runs the same code for some seconds.
+//!
+//! Invariant: a function's work is bounded whatever the bytes, and depends on nothing else (but
+//! for the clock that a running machine sees).
+#![forbid(unsafe_code)]
+
+mod cursor;
+mod firmware;
+mod host_files;
+mod init_protocol;
+mod instructions;
+mod irqchip;
+mod machine;
+mod watchdog;
+
+pub use crate::firmware::firmware;
+pub use crate::host_files::host_files;
+pub use crate::init_protocol::init_protocol;
+pub use crate::instructions::instructions;
+pub use crate::irqchip::irqchip;
+pub use crate::machine::ports_and_mmio;
+
+/// A target: its name in `fuzz/` and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("firmware", firmware),
+    ("host_files", host_files),
+    ("init_protocol", init_protocol),
+    ("interp", instructions),
+    ("irqchip", irqchip),
+    ("ports_and_mmio", ports_and_mmio),
+];
