@@ -3,8 +3,9 @@
 use ::firmware::boot::{self, BootProtocol, BootRequest};
 use ::firmware::kernel::{Kernel, check_initrd};
 use ::firmware::layout::MemoryLayout;
-use ::firmware::unpack;
-use x86::GuestPhys;
+use ::firmware::source::{FileRange, Sink};
+use ::firmware::unpack::Payload;
+use x86::{CpuState, GuestPhys};
 
 use crate::cursor::Cursor;
 
@@ -43,7 +44,7 @@ pub fn firmware(data: &[u8]) {
         3 => whole_file(&boot_image(magic, rest), ram),
         _ => whole_file(&[b"\x7fELF\x02\x01\x01".as_slice(), rest].concat(), ram),
     }
-    let _ = check_initrd(rest);
+    let _ = check_initrd(&rest);
 }
 
 /// A boot image whose setup header is sound but for what the bytes overwrite.
@@ -69,38 +70,69 @@ fn boot_image(magic: &[u8], bytes: &[u8]) -> Vec<u8> {
 }
 
 fn payload(bytes: &[u8]) {
-    if let Ok(unpacked) = unpack::payload(bytes, LIMIT) {
-        assert!(unpacked.len() as u64 <= LIMIT.max(bytes.len() as u64));
+    let range = FileRange { offset: 0, size: bytes.len() as u64 };
+    let Ok(mut payload) = Payload::open(&bytes, range, LIMIT) else { return };
+    let size = payload.size();
+    let mut unpacked = 0;
+    while let Ok(piece) = payload.next_piece() {
+        if piece.is_empty() {
+            assert_eq!(unpacked, size, "all of it, or an error");
+            return;
+        }
+        unpacked += piece.len() as u64;
+        assert!(unpacked <= size && size <= LIMIT.max(bytes.len() as u64));
     }
 }
 
 fn whole_file(file: &[u8], ram: u64) {
-    let Ok(kernel) = Kernel::parse(file) else { return };
-    let Ok(unpacked) = unpack::unpack(kernel, LIMIT) else { return };
+    let Ok(kernel) = Kernel::parse(&file) else { return };
     let memory = machine::memory_layout(ram);
     for protocol in [BootProtocol::Auto, BootProtocol::Linux64, BootProtocol::Pvh] {
         let request = BootRequest {
-            initrd: Some(&file[..file.len().min(5000)]),
+            initrd: Some(5000),
             command_line: "console=ttyS0",
             protocol,
             memory: &memory,
             rsdp: Some(GuestPhys(0xe_0000)),
             framebuffer: None,
+            max_unpacked: LIMIT,
         };
-        if let Ok(image) = boot::build(&unpacked, &request) {
-            placed_well(&image.segments, &memory);
+        let mut ram = Ram { layout: &memory, written: 0 };
+        if let Ok(loaded) = boot::load(&kernel, &file, &request, &mut ram) {
+            assert!(ram.written > 0, "a kernel, or at least its zero page");
+            let initrd = loaded.initrd.expect("it was asked for");
+            assert!(ram.has(initrd.0, 5000), "the initrd at {:#x} lies in RAM", initrd.0);
+            loaded.enter(&mut CpuState::reset(0));
         }
     }
 }
 
-fn placed_well(segments: &[boot::Segment<'_>], memory: &MemoryLayout) {
-    let mut free = 0;
-    for segment in segments {
-        assert!(segment.address.0 >= free, "segments are sorted and apart: {segment:x?}");
-        assert!(segment.bytes.len() as u64 <= segment.memory_size);
-        free = segment.address.0.checked_add(segment.memory_size).expect("ends below 2^64");
-        let high = segment.address.0 >= 1 << 32;
-        let end = if high { (1 << 32) + memory.ram_above_4g } else { memory.ram_below_4g };
-        assert!(free <= end, "{:#x}..{free:#x} lies in RAM", segment.address.0);
+/// RAM that only checks what is written to it.
+struct Ram<'a> {
+    layout: &'a MemoryLayout,
+    written: u64,
+}
+
+impl Ram<'_> {
+    fn has(&self, address: u64, size: u64) -> bool {
+        let high = address >= 1 << 32;
+        let end = match high {
+            true => (1 << 32) + self.layout.ram_above_4g,
+            false => self.layout.ram_below_4g,
+        };
+        address.checked_add(size).is_some_and(|last| last <= end)
+    }
+}
+
+impl Sink for Ram<'_> {
+    fn write(
+        &mut self,
+        address: GuestPhys,
+        bytes: &[u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        assert!(self.has(address.0, bytes.len() as u64), "{address:?} and on lies in RAM");
+        self.written += bytes.len() as u64;
+        assert!(self.written <= 16 * LIMIT, "a small file fills {} bytes", self.written);
+        Ok(())
     }
 }

@@ -111,13 +111,6 @@ pub(crate) fn needed_names(file: &[u8]) -> Option<usize> {
     Some(names.map(Vec::len).sum())
 }
 
-/// For [`crate::hostile`]: the bytes of all names that a program asks the loader for.
-pub(crate) fn needed_names(file: &[u8]) -> Option<usize> {
-    let needs = elf::needs(file)?;
-    let names = needs.libraries.iter().chain(&needs.run_path).chain(&needs.interpreter);
-    Some(names.map(Vec::len).sum())
-}
-
 /// What is the same in every guest.
 fn skeleton(tree: &mut Tree, contents: &Contents) {
     for (path, mode) in contents::DIRECTORIES {
