@@ -11,8 +11,15 @@
 //! The transmitter takes no time: a byte written to THR goes back to the caller at once, so THRE
 //! and TEMT always read as set and no guest ever waits for the line. The receiver has a FIFO of 16
 //! and never overruns: [`Uart::receive`] takes what fits and the caller keeps the rest.
+//!
+//! Whoever is at the other end of the line does not know when the guest is ready, and drivers clear
+//! the FIFO while they set the port up, so the receiver takes nothing until the guest listens: its
+//! received-data interrupt is on, or it polls LSR. What it had when the guest stopped listening or
+//! switched the FIFO is held back for the next time, and no byte is lost; only a listening guest
+//! that clears the FIFO throws bytes away.
+//!
 //! Unlike the PC's wiring, OUT2 does not gate the interrupt, because small guests leave it clear.
-//! Invariant: `fifo.len() <= depth()`; `interrupt()` is a function of the registers alone.
+//! Invariant: `fifo.len() <= depth()`, at most 16 bytes are held back; `interrupt()` is a function of the registers alone.
 
 use std::collections::VecDeque;
 
@@ -61,10 +68,12 @@ const MSR_CONNECTED: u8 = 0xb0;
 const FIFO_DEPTH: usize = 16;
 /// The crystal over 16: the baud rate at divisor 1.
 const BASE_BAUD: u64 = 115_200;
+/// So many reads of LSR, and no access to another register between them, wait for input.
+const POLLS: u8 = 16;
 /// No baud setting delays the character timeout longer than this.
 const TIMEOUT_LIMIT_NS: u64 = 1_000_000;
 
-/// The saved state of a [`Uart`], first version. Bytes in the FIFO carry their LSR error bits.
+/// The saved state of a [`Uart`], first version. Received bytes carry their LSR error bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct UartV1 {
@@ -80,8 +89,11 @@ pub struct UartV1 {
     pub transmitter_interrupt: bool,
     pub timeout_interrupt: bool,
     pub timeout_at_ns: Option<u64>,
+    pub polls: u8,
     /// `(byte, line status error bits)`, oldest first.
     pub fifo: Vec<(u8, u8)>,
+    /// The same, taken back from the FIFO, to go first when the guest listens again.
+    pub held: Vec<(u8, u8)>,
 }
 
 /// A 16550A. Times are nanoseconds of one monotonic clock of the caller's choice.
@@ -103,7 +115,11 @@ pub struct Uart {
     transmitter_interrupt: bool,
     timeout_interrupt: bool,
     timeout_at_ns: Option<u64>,
+    /// Reads of LSR one after the other; stays at [`POLLS`] until the port is set up anew.
+    polls: u8,
     fifo: VecDeque<(u8, u8)>,
+    /// Received, and not to be seen before the guest listens.
+    held: VecDeque<(u8, u8)>,
 }
 
 impl Default for Uart {
@@ -121,7 +137,9 @@ impl Default for Uart {
             transmitter_interrupt: false,
             timeout_interrupt: false,
             timeout_at_ns: None,
+            polls: 0,
             fifo: VecDeque::with_capacity(FIFO_DEPTH),
+            held: VecDeque::new(),
         }
     }
 }
@@ -134,6 +152,7 @@ impl Uart {
 
     /// Reads the register at `offset` (0-7; higher bits are ignored).
     pub fn read(&mut self, offset: u16, now_ns: u64) -> u8 {
+        self.note_poll(offset & 7 == 5, now_ns);
         match offset & 7 {
             0 if self.dlab() => self.divisor as u8,
             0 => self.read_received(now_ns),
@@ -151,14 +170,15 @@ impl Uart {
     /// Writes the register at `offset`. A byte that leaves on the line comes back.
     #[must_use = "the byte is the guest's output"]
     pub fn write(&mut self, offset: u16, value: u8, now_ns: u64) -> Option<u8> {
+        self.note_poll(false, now_ns);
         match offset & 7 {
             0 if self.dlab() => self.divisor = self.divisor & 0xff00 | u16::from(value),
             0 => return self.transmit(value, now_ns),
             1 if self.dlab() => self.divisor = self.divisor & 0xff | u16::from(value) << 8,
-            1 => self.write_interrupt_enable(value),
-            2 => self.write_fifo_control(value),
+            1 => self.write_interrupt_enable(value, now_ns),
+            2 => self.write_fifo_control(value, now_ns),
             3 => self.lcr = value,
-            4 => self.write_modem_control(value),
+            4 => self.write_modem_control(value, now_ns),
             5 | 6 => {} // LSR and MSR: factory test only
             _ => self.scr = value,
         }
@@ -171,7 +191,7 @@ impl Uart {
     }
 
     /// Puts bytes from the line into the receiver; returns how many were taken, which is less than
-    /// all when the FIFO is full and none in loopback.
+    /// all when the FIFO is full and none in loopback or while the guest does not listen.
     pub fn receive(&mut self, bytes: &[u8], now_ns: u64) -> usize {
         let taken = bytes.len().min(self.room());
         for &byte in &bytes[..taken] {
@@ -191,7 +211,8 @@ impl Uart {
 
     /// How many bytes [`Uart::receive`] would take.
     pub fn room(&self) -> usize {
-        if self.looped() { 0 } else { self.depth().saturating_sub(self.fifo.len()) }
+        let open = self.listens() && !self.looped() && self.held.is_empty();
+        if open { self.depth().saturating_sub(self.fifo.len()) } else { 0 }
     }
 
     /// When the interrupt output may next change by itself.
@@ -222,7 +243,9 @@ impl Uart {
             transmitter_interrupt: self.transmitter_interrupt,
             timeout_interrupt: self.timeout_interrupt,
             timeout_at_ns: self.timeout_at_ns,
+            polls: self.polls,
             fifo: self.fifo.iter().copied().collect(),
+            held: self.held.iter().copied().collect(),
         }
     }
 
@@ -241,7 +264,9 @@ impl Uart {
             transmitter_interrupt: state.transmitter_interrupt,
             timeout_interrupt: state.timeout_interrupt,
             timeout_at_ns: state.timeout_at_ns,
+            polls: state.polls.min(POLLS),
             fifo: state.fifo.into_iter().take(FIFO_DEPTH).collect(),
+            held: state.held.into_iter().take(FIFO_DEPTH).collect(),
         }
     }
 
@@ -251,6 +276,36 @@ impl Uart {
 
     fn looped(&self) -> bool {
         self.mcr & MCR_LOOP != 0
+    }
+
+    /// The guest reads what it is sent.
+    fn listens(&self) -> bool {
+        self.ier & ier::RECEIVED != 0 || self.polls == POLLS
+    }
+
+    fn note_poll(&mut self, reads_status: bool, now_ns: u64) {
+        if self.polls == POLLS {
+            return;
+        }
+        self.polls = if reads_status { self.polls + 1 } else { 0 };
+        self.let_in(now_ns);
+    }
+
+    /// Takes back what the guest has not read.
+    fn hold_back(&mut self) {
+        self.timeout_interrupt = false;
+        self.timeout_at_ns = None;
+        while let Some(last) = self.fifo.pop_back() {
+            self.held.push_front(last);
+        }
+    }
+
+    /// What was taken back, as far as there is room, if the guest listens.
+    fn let_in(&mut self, now_ns: u64) {
+        while self.listens() && !self.looped() && self.fifo.len() < self.depth() {
+            let Some((byte, errors)) = self.held.pop_front() else { break };
+            self.push(byte, errors, now_ns);
+        }
     }
 
     fn fifo_enabled(&self) -> bool {
@@ -296,6 +351,7 @@ impl Uart {
         let byte = self.fifo.pop_front().map_or(0, |(byte, _)| byte);
         self.show_errors_of_top();
         self.restart_timeout(now_ns);
+        self.let_in(now_ns);
         byte
     }
 
@@ -352,28 +408,39 @@ impl Uart {
         None
     }
 
-    fn write_interrupt_enable(&mut self, value: u8) {
+    fn write_interrupt_enable(&mut self, value: u8, now_ns: u64) {
         let raised = value & !self.ier;
         self.ier = value & ier::ALL;
+        self.let_in(now_ns);
         if raised & ier::TRANSMITTER_EMPTY != 0 {
             self.transmitter_interrupt = true;
         }
     }
 
-    fn write_fifo_control(&mut self, value: u8) {
+    fn write_fifo_control(&mut self, value: u8, now_ns: u64) {
         let switched = (value ^ self.fcr) & FCR_ENABLE != 0;
-        if switched || value & FCR_CLEAR_RX != 0 {
-            self.fifo.clear();
-            self.timeout_interrupt = false;
-            self.timeout_at_ns = None;
+        let cleared = value & FCR_CLEAR_RX != 0;
+        if switched || cleared {
+            if self.looped() || cleared && !switched && self.listens() {
+                // The guest's own words in loopback, or what it does not want to read.
+                self.fifo.clear();
+            }
+            self.hold_back();
+            // The port is being set up: whoever polled may not be the one who comes now.
+            self.polls = 0;
         }
         // Without the enable bit the others are not programmed.
         self.fcr = if value & FCR_ENABLE != 0 { value & 0xc1 } else { 0 };
+        self.let_in(now_ns);
     }
 
-    fn write_modem_control(&mut self, value: u8) {
+    fn write_modem_control(&mut self, value: u8, now_ns: u64) {
         let before = self.modem_inputs();
+        if !self.looped() && value & MCR_LOOP != 0 {
+            self.hold_back();
+        }
         self.mcr = value & MCR_ALL;
+        self.let_in(now_ns);
         self.note_modem_change(before);
     }
 

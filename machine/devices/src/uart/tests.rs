@@ -136,7 +136,8 @@ fn slow_rates_do_not_slow_the_timeout() {
     put(&mut uart, 3, 0x80);
     put(&mut uart, 1, 0xff);
     put(&mut uart, 3, 0x03);
-    uart.receive(b"a", 0);
+    put(&mut uart, 1, 1);
+    assert_eq!(uart.receive(b"a", 0), 1);
     assert_eq!(uart.next_event(), Some(TIMEOUT_LIMIT_NS));
 }
 
@@ -149,10 +150,80 @@ fn the_receiver_takes_what_fits() {
     assert_eq!(uart.read(2, 0) & 0xf, 4, "above the trigger");
     assert_eq!(uart.read(0, 0), 7);
     assert_eq!(uart.room(), 1);
+    while uart.read(5, 0) & 1 != 0 {
+        assert_eq!(uart.read(0, 0), 7);
+    }
     put(&mut uart, 2, 0);
     assert_eq!(uart.receive(b"xy", 0), 1, "one byte without FIFO");
     put(&mut uart, 4, 0x10);
     assert_eq!(uart.room(), 0, "the line is off in loopback");
+}
+
+/// The order in which Linux's driver opens a port: clear, read what lies there, enable, FIFO on.
+#[test]
+fn nothing_sent_before_the_driver_is_ready_is_lost() {
+    let mut uart = Uart::new();
+    let line: Vec<u8> = (1..=40).collect();
+    let mut sent = 0;
+    let mut send = |uart: &mut Uart| sent += uart.receive(&line[sent..], 0);
+    for (offset, value) in [(2, 1), (2, 7), (2, 0)] {
+        send(&mut uart);
+        put(&mut uart, offset, value);
+    }
+    for offset in [5, 0, 2, 6] {
+        send(&mut uart);
+        assert_eq!(uart.read(offset, 0) & 1, u8::from(offset == 2), "nothing there to be dropped");
+    }
+    for (offset, value) in [(1, 2), (1, 0), (1, 5), (2, 1), (2, 0x81)] {
+        send(&mut uart);
+        put(&mut uart, offset, value);
+    }
+    let mut read = Vec::new();
+    let mut drain = |uart: &mut Uart, count| {
+        for _ in 0..count {
+            assert_eq!(uart.read(5, 0) & 1, 1);
+            read.push(uart.read(0, 0));
+            send(uart);
+        }
+    };
+    drain(&mut uart, 5);
+    // The port is closed, cleared and opened again with its FIFO full.
+    for (offset, value) in [(1, 0), (2, 1), (2, 7), (2, 0), (1, 1), (2, 1)] {
+        put(&mut uart, offset, value);
+    }
+    drain(&mut uart, 35);
+    assert_eq!(read, line);
+}
+
+#[test]
+fn a_guest_that_polls_is_heard_and_one_that_prints_is_not_taken_for_it() {
+    let mut uart = running();
+    for byte in 0..100 {
+        assert_eq!(uart.read(5, 0) & 1, 0);
+        assert_eq!(uart.write(0, byte, 0), Some(byte));
+    }
+    assert_eq!(uart.room(), 0);
+    for _ in 0..POLLS {
+        assert_eq!(uart.read(5, 0) & 1, 0);
+    }
+    assert_eq!(uart.receive(b"hello", 0), 5);
+    assert_eq!((uart.read(5, 0) & 1, uart.read(0, 0)), (1, b'h'));
+    put(&mut uart, 2, 7);
+    assert_eq!(uart.read(5, 0) & 1, 0, "it was polling, so it threw them away");
+}
+
+#[test]
+fn loopback_keeps_what_came_from_the_line_apart() {
+    let mut uart = running();
+    put(&mut uart, 1, 1);
+    assert_eq!(uart.receive(b"ab", 0), 2);
+    put(&mut uart, 4, 0x10);
+    put(&mut uart, 0, b'x');
+    assert_eq!(uart.read(0, 0), b'x');
+    put(&mut uart, 0, b'y');
+    put(&mut uart, 2, 7);
+    put(&mut uart, 4, 0);
+    assert_eq!((uart.read(0, 0), uart.read(0, 0), uart.read(5, 0) & 1), (b'a', b'b', 0));
 }
 
 #[test]
@@ -163,6 +234,8 @@ fn saved_state_round_trips() {
     put(&mut uart, 4, 0x0b);
     uart.receive(b"hello", 77);
     uart.receive_break(78);
+    put(&mut uart, 2, 0);
+    assert_eq!((uart.save().fifo.len(), uart.save().held.len()), (1, 5));
     assert_ne!(uart, Uart::new());
     let state = uart.save();
     let mut back = Uart::restore(state.clone());
@@ -174,11 +247,18 @@ fn saved_state_round_trips() {
 
 #[test]
 fn a_hostile_saved_state_is_still_a_uart() {
-    let state = UartV1 { ier: 0xff, mcr: 0xff, fifo: vec![(1, 2); 99], ..Uart::new().save() };
+    let state = UartV1 {
+        ier: 0xff,
+        mcr: 0xff,
+        fifo: vec![(1, 2); 99],
+        held: vec![(1, 2); 99],
+        polls: 255,
+        ..Uart::new().save()
+    };
     let mut uart = Uart::restore(state);
     for offset in 0..8 {
         uart.read(offset, 0);
         let _ = uart.write(offset, 0xff, 0);
     }
-    assert!(uart.save().fifo.len() <= 16);
+    assert!(uart.save().fifo.len() <= 16 && uart.save().held.len() <= 16);
 }
