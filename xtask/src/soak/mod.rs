@@ -58,7 +58,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         Some(roof) => roof.clone(),
         None => cargo::build_roof(root)?,
     };
-    let mut jobs = Jobs::new(cpu::build_workloads(root)?, options.seed);
+    // The guest has a /tmp of its own, and the target folder may lie in the host's.
+    let folder = tempfile::tempdir_in("/var/tmp").context("a folder in /var/tmp")?;
+    let workloads = folder.path().join("workloads");
+    fs::copy(cpu::build_workloads(root)?, &workloads).context("the workloads")?;
+    let mut jobs = Jobs::new(workloads, options.seed);
     let logs = options.logs.clone().unwrap_or_else(|| cargo::target(root).join("soak"));
     let mut images = Vec::new();
     for name in &options.kernels {
