@@ -24,6 +24,6 @@ pub(crate) fn checks(root: &Path) -> Result<()> {
 pub(crate) fn tests(root: &Path) -> Result<()> {
     run(root, &cargo(), &["test", "--workspace"])?;
     let roof = build_roof(root)?;
-    boot::suite(&roof, None)?;
+    boot::suite(root, &roof, None)?;
     nested::suite(root, &roof, None)
 }

@@ -2,16 +2,13 @@
 //! then what it costs to get to the first guest instruction, and memory beyond guest RAM.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::{Cost, cost, memory, table};
-use crate::cargo;
-use crate::suite::{kernels, setup};
+use crate::suite::{initrd, kernels, setup};
 
 /// The kernel command line of both machines.
 const APPEND: &str = "console=ttyS0 panic=-1 quiet tsc=reliable cryptomgr.notests";
@@ -26,7 +23,7 @@ pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
     }
     let kernel = kernels::fetch(roof, "linux-image-cloud-amd64")?;
     let folder = tempfile::tempdir()?;
-    let initrd = initrd(root, folder.path())?;
+    let initrd = initrd::pack(root, folder.path(), "")?;
     let (ours, peer) = (our_line(roof, &kernel, &initrd), peer_line(&kernel, &initrd));
     let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
     for round in 0..runs.max(1) {
@@ -42,27 +39,9 @@ pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
     {
         println!("{}", table::row(name, &pick(&costs[0], of), &pick(&costs[1], of), "s"));
     }
-    println!("\nresident beyond guest RAM: {:.1} MiB at most", resident_mib(&ours)?);
+    let (_, most) = memory::peak_beyond_ram_mib(Command::new(&ours[0]).args(&ours[1..]))?;
+    println!("\nresident beyond guest RAM: {most:.1} MiB at most");
     start(roof, &kernel, folder.path())
-}
-
-/// An initrd whose init proves that user space runs, and powers off.
-fn initrd(root: &Path, folder: &Path) -> Result<PathBuf> {
-    let tree = folder.join("tree");
-    fs::create_dir_all(tree.join("bin"))?;
-    let found = Command::new("sh").args(["-c", "command -v busybox"]).output()?;
-    let busybox = String::from_utf8(found.stdout)?;
-    fs::copy(busybox.trim(), tree.join("bin/busybox")).context("busybox")?;
-    fs::write(tree.join("init"), "#!/bin/busybox sh\n/bin/busybox poweroff -f\n")?;
-    fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
-    let target = folder.join("initrd");
-    let script = format!(
-        "cd '{}' && find . | cpio --quiet -o -H newc > '{}'",
-        tree.display(),
-        target.display()
-    );
-    cargo::run(root, "sh", &["-c", &script])?;
-    Ok(target)
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -102,43 +81,42 @@ fn peer_line(kernel: &Path, initrd: &Path) -> Vec<String> {
     ])
 }
 
-/// The most that `roof` has resident beyond guest RAM while it boots.
-fn resident_mib(line: &[String]) -> Result<f64> {
-    let mut child = Command::new(&line[0])
-        .args(&line[1..])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut most = 0;
-    while child.try_wait()?.is_none() {
-        most = most.max(memory::beyond_ram_kib(child.id()).unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(50));
+/// CPU time from process start to the first guest instruction, as `roof` itself reports it: the
+/// least of several runs, with the engine named and with the host's own choice.
+fn start(roof: &Path, kernel: &Path, folder: &Path) -> Result<()> {
+    const RUNS: usize = 5;
+    for engine in ["soft", "auto"] {
+        let mut best: Option<(f64, f64)> = None;
+        for _ in 0..RUNS {
+            let (total, unpack) = start_once(roof, kernel, &folder.join("report.json"), engine)?;
+            if best.is_none_or(|(least, _)| total < least) {
+                best = Some((total, unpack));
+            }
+        }
+        let (total, unpack) = best.context("there was a run")?;
+        println!(
+            "process start to first guest instruction, --engine {engine}: {total:.1} ms CPU, \
+             {unpack:.1} of it unpacking the kernel"
+        );
     }
-    Ok(most as f64 / 1024.0)
+    Ok(())
 }
 
-/// CPU time from process start to the first guest instruction, as `roof` itself reports it.
-fn start(roof: &Path, kernel: &Path, folder: &Path) -> Result<()> {
-    let report = folder.join("report.json");
+fn start_once(roof: &Path, kernel: &Path, report: &Path, engine: &str) -> Result<(f64, f64)> {
     let output = Command::new(roof)
-        .args(["run", "--engine", "soft", "-q", "--json"])
-        .arg(&report)
+        .args(["run", "--engine", engine, "-q", "--json"])
+        .arg(report)
         .arg(kernel)
         .args(["--", "true"])
         .output()?;
     if !output.status.success() {
         bail!("roof run -- true ended with {}", output.status);
     }
-    let text = fs::read_to_string(&report)?;
+    let text = fs::read_to_string(report)?;
     let number = |key: &str| -> Option<f64> {
         let rest = text.split_once(&format!("\"{key}\":"))?.1;
         rest.split([',', '}', '\n']).next()?.trim().parse().ok()
     };
     let total = number("start_cpu_ms").context("the report has start_cpu_ms")?;
-    let unpack = number("unpack_cpu_ms").unwrap_or(0.0);
-    println!(
-        "process start to first guest instruction: {total:.1} ms CPU, {unpack:.1} of it unpacking"
-    );
-    Ok(())
+    Ok((total, number("unpack_cpu_ms").unwrap_or(0.0)))
 }

@@ -1,9 +1,31 @@
 //! Resident memory of a process beyond its guest's RAM, from /proc/PID/smaps.
 
 use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+
+/// Often enough to see what is held for milliseconds while a kernel is loaded.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Runs a program without input or output; whether it succeeded, and the most it had resident
+/// beyond guest RAM since its start, in MiB.
+pub(crate) fn peak_beyond_ram_mib(command: &mut Command) -> Result<(bool, f64)> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let mut most = 0;
+    loop {
+        most = most.max(beyond_ram_kib(child.id()).unwrap_or(0));
+        if let Some(status) = child.try_wait()? {
+            return Ok((status.success(), most as f64 / 1024.0));
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
 
 /// KiB resident outside the mappings of guest RAM (memfds named oneroof-ram).
-pub(crate) fn beyond_ram_kib(pid: u32) -> Option<u64> {
+fn beyond_ram_kib(pid: u32) -> Option<u64> {
     Some(sum(&fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?))
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: figures as ratios against a peer in one run, because machines are noisy.
 
 mod boot;
-mod memory;
+pub(crate) mod memory;
 mod table;
 
 use std::process::{Command, Stdio};

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, run};
+use super::{Output, Report, Verdict, initrd, run, setup};
+use crate::bench::memory;
 
 /// A slow machine's patience for one boot.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs the suite with this `roof`.
-pub(crate) fn suite(roof: &Path, only: Option<String>) -> Result<()> {
+pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()> {
     let mut report = Report::new("boot", only);
     for (name, package) in KERNELS {
         let kernel = kernels::fetch(roof, package);
@@ -27,6 +28,8 @@ pub(crate) fn suite(roof: &Path, only: Option<String>) -> Result<()> {
     }
     let cloud = kernels::fetch(roof, KERNELS[0].1)?;
     behaviour(&mut report, roof, &cloud);
+    memory_bound(&mut report, roof);
+    own_initrd(&mut report, root, roof, &cloud);
     report.close()
 }
 
@@ -115,5 +118,48 @@ fn behaviour(report: &mut Report, roof: &Path, kernel: &Path) {
         line.args(["run", "--engine", "kvm"]).arg(kernel).args(["--", "true"]);
         let seen = run(&mut line, "", LIMIT)?;
         seen.expect(seen.status == Some(125) && seen.stderr.contains("/dev/kvm"), "status 125")
+    });
+}
+
+/// Memory beyond guest RAM, from the process' start to its end.
+fn memory_bound(report: &mut Report, roof: &Path) {
+    const MOST_MIB: f64 = 48.0;
+    for (name, package) in KERNELS {
+        report.case(&format!("memory_beyond_guest_ram_is_bounded_with_{name}"), || {
+            let kernel = kernels::fetch(roof, package)?;
+            let mut line = Command::new(roof);
+            line.args(["run", "--engine", "soft", "-q"]).arg(kernel);
+            line.args(["--", "sh", "-c", "seq 1 20000 | sort | tail -1"]);
+            let (succeeded, most) = memory::peak_beyond_ram_mib(&mut line)?;
+            Ok(match succeeded && most < MOST_MIB {
+                true => {
+                    println!("  {most:.1} MiB at most");
+                    Verdict::Passed
+                }
+                false => Verdict::Failed(format!(
+                    "success and less than {MOST_MIB} MiB, not {succeeded} and {most:.1} MiB"
+                )),
+            })
+        });
+    }
+}
+
+/// An initrd of the user's: its console is our standard input and output, from the first byte on.
+fn own_initrd(report: &mut Report, root: &Path, roof: &Path, kernel: &Path) {
+    const SCRIPT: &str = "read a; read b; n=0; sum=0\n\
+                          while [ $n -lt 200 ]; do read x; sum=$((sum + x)); n=$((n + 1)); done\n\
+                          echo \"took $b $a and $sum\"";
+    report.case("an_initrd_of_the_user_s_gets_all_of_a_piped_input", || {
+        if let Err(why) = setup::need(&["busybox", "cpio"], &["busybox-static", "cpio"]) {
+            return Ok(Verdict::Skipped(why));
+        }
+        let folder = tempfile::tempdir()?;
+        let initrd = initrd::pack(root, folder.path(), SCRIPT)?;
+        let numbers: String = (1..=200).map(|number| format!("{number}\n")).collect();
+        let mut line = Command::new(roof);
+        line.args(["run", "--engine", "soft", "--timeout", "120", "-i"]).arg(initrd).arg(kernel);
+        let seen = run(&mut line, &format!("one\ntwo\n{numbers}"), LIMIT)?;
+        let whole = seen.stdout.contains("took two one and 20100");
+        seen.expect(seen.status == Some(0) && whole, "took two one and 20100, status 0")
     });
 }
