@@ -124,9 +124,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         memory_mib: options.memory,
         patience: Duration::from_secs(options.patience),
     };
+    let load = write::load_note();
     let series = measure(&guest, options)?;
-    let text =
+    let mut text =
         if options.smp2 { twins::table(&tasks, &series) } else { table::text(&tasks, &series) };
+    load.into_iter().for_each(|note| text.note(note));
     println!("{text}");
     if let Some(path) = &options.json {
         json::write(path, &tasks, &series, options)?;
@@ -135,7 +137,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         let kind = if options.smp2 { "smp2" } else { "cpu" };
         write::section(path, kind, &write::machine_line(), &table::markdown(&text))?;
     }
-    verdict(&tasks, &series)
+    verdict(&tasks, &series)?;
+    if options.smp2 { twins::verdict(&tasks, &series) } else { Ok(()) }
 }
 
 /// The programs that the tasks and the ways need.

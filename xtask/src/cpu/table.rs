@@ -158,6 +158,11 @@ impl Table {
         Self { rows, notes }
     }
 
+    /// Adds a line below the table.
+    pub(super) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
     fn columns(&self) -> usize {
         // The last column, the marks, is dropped if it is empty.
         let most = self.rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -38,6 +38,14 @@ pub(super) fn machine_line() -> String {
     format!("{cpus} CPUs ({model}), {date}, {qemu}.")
 }
 
+/// A warning about other work on this host, if there is much: figures are worse for it.
+pub(super) fn load_note() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split(' ').next()?.parse().ok()?;
+    (load > 0.7)
+        .then(|| format!("Other work ran on the host: its load was {load:.1} at the start."))
+}
+
 fn first_line(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
