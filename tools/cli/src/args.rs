@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use control::vm::{EngineChoice, RunConfig};
+use control::vm::{CpuVendor, EngineChoice, RunConfig};
 
 /// Virtual machines under one roof.
 #[derive(Debug, Parser)]
@@ -66,6 +66,8 @@ Examples:
         #[arg(long)]
         update: bool,
     },
+    /// Remove cached kernels that newer ones replaced, and modules that no guest can need
+    Prune,
 }
 
 #[derive(Debug, Args)]
@@ -114,9 +116,18 @@ pub(crate) struct Run {
     /// Add the devices of kvm-unit-tests: pc-testdev, debug exit at 0xf4
     #[arg(long)]
     test_devices: bool,
+    /// Show a processor of this vendor instead of the host's (engine soft)
+    #[arg(long, value_name = "VENDOR")]
+    cpu_vendor: Option<Vendor>,
     /// The command and its arguments; a shell if left out
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Vendor {
+    Intel,
+    Amd,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -146,6 +157,10 @@ impl Run {
             terminal: None,
             verbose: self.verbose,
             test_devices: self.test_devices,
+            cpu_vendor: self.cpu_vendor.map(|vendor| match vendor {
+                Vendor::Intel => CpuVendor::Intel,
+                Vendor::Amd => CpuVendor::Amd,
+            }),
         }
     }
 }

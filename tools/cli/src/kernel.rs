@@ -1,8 +1,8 @@
-//! `roof kernel list` and `roof kernel fetch`.
+//! `roof kernel list`, `roof kernel fetch` and `roof kernel prune`.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use control::fetch;
-use control::kernel::{Cache, Search};
+use control::kernel::{Cache, Kernel as Found, KernelSource, Search};
 
 use crate::args::Kernel;
 use crate::progress::Progress;
@@ -11,6 +11,7 @@ use crate::say;
 pub(crate) fn kernel(task: Kernel) -> Result<u8> {
     match task {
         Kernel::List => Ok(list()),
+        Kernel::Prune => prune(),
         Kernel::Fetch { name, update } => fetch_one(name.as_deref(), update),
     }
 }
@@ -25,9 +26,28 @@ fn list() -> u8 {
         kernels.iter().map(|kernel| kernel.release.as_deref().unwrap_or("?")).collect();
     let width = releases.iter().map(|release| release.len()).max().unwrap_or(0);
     for (kernel, release) in kernels.iter().zip(&releases) {
-        println!("{release:width$}  {:20}  {}", kernel.source.words(), kernel.path.display());
+        let held = held(kernel).unwrap_or_default();
+        println!("{release:width$}  {:20}  {}{held}", kernel.source.words(), kernel.path.display());
     }
     0
+}
+
+/// What the cache has of one of its kernels.
+fn held(kernel: &Found) -> Option<String> {
+    let release = kernel.release.as_deref().filter(|_| kernel.source == KernelSource::Cache)?;
+    let held = Cache::of_this_user().holding(release);
+    Some(format!("  ({} MiB with {} modules)", held.bytes.div_ceil(1 << 20), held.modules))
+}
+
+fn prune() -> Result<u8> {
+    let cache = Cache::of_this_user();
+    let trouble = || format!("cannot prune {}", cache.kernels().display());
+    let pruned = cache.prune().with_context(trouble)?;
+    for release in &pruned.releases {
+        say::line(&format!("roof: removed {release}"));
+    }
+    say::line(&format!("roof: {} MiB freed", pruned.freed >> 20));
+    Ok(0)
 }
 
 /// What `roof run` would fetch by itself has no name; then any kernel of the cache will do.

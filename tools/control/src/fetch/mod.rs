@@ -148,6 +148,7 @@ fn install(
     }
     let asked = downloaded.packages.first().cloned().unwrap_or_default();
     let release = release_in(&tree).ok_or(FetchError::NoKernelInside(asked))?;
+    crate::kernel::keep_needed(&tree).map_err(trouble)?;
     let packages = downloaded.packages.join("\n") + "\n";
     std::fs::write(tree.join(crate::kernel::PACKAGES), packages).map_err(trouble)?;
     let place = cache.kernels().join(&release);

@@ -104,6 +104,11 @@ pub fn pack(contents: &Contents) -> Result<Initramfs, InitramfsError> {
     Ok(Initramfs { archive, missing })
 }
 
+/// Modules that an initramfs can carry, as the kernel spells them.
+pub(crate) fn module_names() -> impl Iterator<Item = &'static str> {
+    modules::TABLE.iter().map(|(name, _)| *name)
+}
+
 /// For [`crate::hostile`]: the bytes of all names that a program asks the loader for.
 pub(crate) fn needed_names(file: &[u8]) -> Option<usize> {
     let needs = elf::needs(&file)?;

@@ -21,7 +21,7 @@ pub(super) struct Wanted {
 }
 
 /// The table: what a guest of ours can have, prerequisites first.
-const TABLE: &[(&str, ModuleTrigger)] = &[
+pub(super) const TABLE: &[(&str, ModuleTrigger)] = &[
     ("virtio", VirtioDevice),
     ("virtio_ring", VirtioDevice),
     ("virtio_pci_modern_dev", VirtioDevice),

@@ -4,12 +4,13 @@
 //!   $XDG_CACHE_HOME/oneroof/kernels/RELEASE/   (ONEROOF_CACHE replaces $XDG_CACHE_HOME/oneroof)
 //!       packages            the packages it came from, a name per line, the one asked for first
 //!       boot/vmlinuz-RELEASE    or lib/modules/RELEASE/vmlinuz
-//!       lib/modules/RELEASE/…
+//!       lib/modules/RELEASE/…   the modules that a guest can need
 //! ```
 //! Invariant: a directory of that name is complete; it was renamed into place.
 
 use std::path::{Path, PathBuf};
 
+use super::keep;
 use super::search::release_key;
 use super::{Kernel, KernelSource};
 
@@ -17,6 +18,24 @@ use super::{Kernel, KernelSource};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     root: PathBuf,
+}
+
+/// What the cache has of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Its modules.
+    pub modules: usize,
+}
+
+/// What [`Cache::prune`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Releases that are gone: newer ones came from the same package.
+    pub releases: Vec<String>,
+    /// Bytes that are free again.
+    pub freed: u64,
 }
 
 /// The file that names the packages.
@@ -83,5 +102,72 @@ impl Cache {
         let mut kernel = Kernel::at(&path, KernelSource::Cache).ok()?;
         kernel.release = Some(release.to_owned());
         Some(kernel)
+    }
+
+    /// What there is of a release.
+    pub fn holding(&self, release: &str) -> Holding {
+        let directory = self.kernels().join(release);
+        Holding { bytes: bytes_below(&directory), modules: keep::count(&directory) }
+    }
+
+    /// Removes kernels that a newer one of the same package replaced, and modules that no guest
+    /// can need.
+    ///
+    /// # Errors
+    /// What cannot be removed ends it.
+    pub fn prune(&self) -> std::io::Result<Pruned> {
+        let before = bytes_below(&self.kernels());
+        let mut pruned = Pruned::default();
+        let mut seen = std::collections::HashSet::new();
+        for release in self.list().into_iter().filter_map(|kernel| kernel.release) {
+            let directory = self.kernels().join(&release);
+            let packages = std::fs::read_to_string(directory.join(PACKAGES)).unwrap_or_default();
+            let asked = packages.lines().next().unwrap_or(&release).to_owned();
+            if seen.insert(asked) {
+                keep::keep_needed(&directory)?;
+            } else {
+                // Renamed first: what is seen under its own name is complete.
+                let gone = self.kernels().join(format!(".gone-{release}"));
+                std::fs::rename(&directory, &gone)?;
+                std::fs::remove_dir_all(gone)?;
+                pruned.releases.push(release);
+            }
+        }
+        pruned.freed = before.saturating_sub(bytes_below(&self.kernels()));
+        Ok(pruned)
+    }
+}
+
+fn bytes_below(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(status) if status.is_dir() => bytes_below(&entry.path()),
+            Ok(status) => status.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_kernel_of_the_same_package_replaces_the_older() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let cache = Cache::at(root.path().to_path_buf());
+        for (release, package) in [("6.1-9-x", "a"), ("6.1-10-x", "a"), ("6.1-9-rt", "b")] {
+            let boot = cache.kernels().join(release).join("boot");
+            std::fs::create_dir_all(&boot).expect("a temporary directory");
+            std::fs::write(boot.join(format!("vmlinuz-{release}")), [7; 100]).expect("temporary");
+            let packages = cache.kernels().join(release).join(PACKAGES);
+            std::fs::write(packages, format!("{package}\n")).expect("a temporary directory");
+        }
+        assert_eq!(cache.holding("6.1-9-x"), Holding { bytes: 102, modules: 0 });
+        let pruned = cache.prune().expect("our own directory");
+        assert_eq!(pruned, Pruned { releases: vec!["6.1-9-x".into()], freed: 102 });
+        assert_eq!(cache.list().len(), 2);
+        assert_eq!(cache.prune().expect("nothing to do"), Pruned::default());
     }
 }

@@ -5,6 +5,7 @@
 //! [`crate::fetch`] for that.
 
 mod cache;
+mod keep;
 mod release;
 mod search;
 
@@ -14,8 +15,9 @@ use thiserror::Error;
 
 use crate::source::FileSource;
 
-pub use cache::Cache;
 pub(crate) use cache::PACKAGES;
+pub use cache::{Cache, Holding, Pruned};
+pub(crate) use keep::keep_needed;
 pub use release::release_of;
 pub use search::{Search, Tried};
 

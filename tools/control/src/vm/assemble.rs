@@ -173,7 +173,14 @@ fn new_engine(
     let config = VmConfig { memory, cpus: effective.cpus };
     let kind = effective.engine.kind;
     let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
-        EngineKind::Soft => soft::SoftEngine::new(config).map(|engine| Arc::new(engine) as _),
+        EngineKind::Soft => soft::SoftEngine::with_vendor(config, effective.cpu_vendor)
+            .map(|engine| Arc::new(engine) as _),
+        EngineKind::Kvm if effective.cpu_vendor.is_some() => {
+            Err(engine::EngineError::Unsupported {
+                engine: "kvm",
+                what: "another vendor than the host's",
+            })
+        }
         EngineKind::Kvm => kvm::KvmEngine::new(config)
             .map(|engine| Arc::new(engine) as Arc<dyn Engine>)
             .map_err(Into::into),

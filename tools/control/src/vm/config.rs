@@ -10,6 +10,8 @@ use crate::host;
 use crate::initramfs::Terminal;
 use crate::kernel::Kernel;
 
+use x86::cpuid::Vendor as CpuVendor;
+
 use super::choose::{Choice, EngineChoice, EngineKind};
 use super::error::RunError;
 
@@ -50,6 +52,8 @@ pub struct RunConfig {
     pub verbose: bool,
     /// The machine has the devices of kvm-unit-tests: pc-testdev and the debug-exit port.
     pub test_devices: bool,
+    /// The processors' vendor if not the host's; the software engine only.
+    pub cpu_vendor: Option<CpuVendor>,
 }
 
 /// What will run.
@@ -77,6 +81,8 @@ pub struct Effective {
     pub verbose: bool,
     /// The machine has test devices.
     pub test_devices: bool,
+    /// The processors' vendor if not the host's.
+    pub cpu_vendor: Option<CpuVendor>,
     /// Our init runs in the guest.
     pub session: bool,
 }
@@ -167,6 +173,9 @@ impl Effective {
         }
         if self.test_devices {
             words.push("--test-devices".into());
+        }
+        if let Some(vendor) = self.cpu_vendor {
+            words.extend(["--cpu-vendor".into(), vendor.name().into()]);
         }
         words.push(quoted_path(&self.kernel.path));
         if !self.command.is_empty() {

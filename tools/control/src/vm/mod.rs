@@ -21,3 +21,4 @@ pub use error::RunError;
 pub use outbox::Controls;
 pub use report::{Event, Outcome, RunReport};
 pub use run::Vm;
+pub use x86::cpuid::Vendor as CpuVendor;

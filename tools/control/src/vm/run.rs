@@ -75,6 +75,7 @@ impl Vm {
             command: config.command.clone(),
             verbose: config.verbose,
             test_devices: config.test_devices,
+            cpu_vendor: config.cpu_vendor,
             session: initrd.is_none() && !bare,
             kernel,
         };
