@@ -84,7 +84,7 @@ fn main() -> Result<()> {
             let roof = cargo::build_roof(&root)?;
             match suite.as_deref() {
                 Some("nested") => suite::nested::suite(&root, &roof, only),
-                Some("boot") | None => suite::boot::suite(&roof, only),
+                Some("boot") | None => suite::boot::suite(&root, &roof, only),
                 Some(other) => anyhow::bail!("there is no suite {other}: boot, nested"),
             }
         }
