@@ -19,6 +19,33 @@ pub struct CpuidEntry {
     pub result: CpuidResult,
 }
 
+/// Who makes a processor, where behaviour differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// GenuineIntel.
+    Intel,
+    /// AuthenticAMD.
+    Amd,
+}
+
+impl Vendor {
+    /// A short name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Intel => "intel",
+            Self::Amd => "amd",
+        }
+    }
+
+    /// EBX, ECX and EDX of leaf 0.
+    pub const fn words(self) -> [u32; 3] {
+        match self {
+            Self::Intel => [0x756e_6547, 0x6c65_746e, 0x4965_6e69],
+            Self::Amd => [0x6874_7541, 0x444d_4163, 0x6974_6e65],
+        }
+    }
+}
+
 /// Looks a leaf up in a table; unknown leaves read as zero.
 pub fn lookup(table: &[CpuidEntry], leaf: u32, subleaf: u32) -> CpuidResult {
     table

@@ -1,9 +1,9 @@
 //! What the software CPU announces: exactly what it implements (SDM vol. 2A, CPUID).
 //!
-//! Vendor and signature are the host's, so that vendor-specific behaviour agrees with a KVM guest
+//! Vendor and signature are the host's unless another vendor is asked for, so that vendor-specific behaviour agrees with a KVM guest
 //! on the same host. Vector features are masked by what the host can execute.
 
-use x86::cpuid::{CpuidEntry, CpuidResult};
+use x86::cpuid::{CpuidEntry, CpuidResult, Vendor};
 use x86::paging::PHYSICAL_BITS;
 use x86::xsave::AVX_END;
 
@@ -46,20 +46,26 @@ const EXTENDED_ECX: &[u32] = &[0, 5, 8];
 const EXTENDED_EDX: &[u32] = &[11, 20, 26, 27, 29];
 
 /// The table for a VM.
-pub(crate) fn table(cpus: u32, tsc_khz: u32) -> Vec<CpuidEntry> {
+pub(crate) fn table(cpus: u32, tsc_khz: u32, wanted: Option<Vendor>) -> Vec<CpuidEntry> {
     let mut table = Vec::new();
     let mut add = |leaf, subleaf, eax, ebx, ecx, edx| {
         table.push(CpuidEntry { leaf, subleaf, result: CpuidResult { eax, ebx, ecx, edx } });
     };
-    let vendor = host::cpuid(0, 0);
-    let amd = vendor.ebx == u32::from_le_bytes(*b"Auth");
-    let host1 = host::cpuid(1, 0);
+    let host0 = host::cpuid(0, 0);
+    let host_vendor = [host0.ebx, host0.ecx, host0.edx];
+    let vendor = wanted.map_or(host_vendor, Vendor::words);
+    let amd = vendor == Vendor::Amd.words();
+    let mut host1 = host::cpuid(1, 0);
+    if vendor != host_vendor {
+        // The other vendor's signature must name a processor of its own: Zen 2, or Skylake.
+        host1.eax = if amd { 0x0083_0f10 } else { 0x0005_0654 };
+    }
     let host7 = host::cpuid(7, 0);
     let avx = host1.ecx >> 28 & 1 != 0;
     let components = 1 << PKRU | if avx { 7 } else { 3 };
     let logical = cpus.min(255);
 
-    add(0, None, 0x16, vendor.ebx, vendor.ecx, vendor.edx);
+    add(0, None, 0x16, vendor[0], vendor[1], vendor[2]);
     let threads = if cpus > 1 { 1 << 28 } else { 0 };
     let ecx1 = bits(LEAF1_ECX) | host1.ecx & bits(LEAF1_ECX_HOST);
     add(1, None, host1.eax, logical << 16 | 8 << 8, ecx1, bits(LEAF1_EDX) | threads);
@@ -97,7 +103,7 @@ pub(crate) fn table(cpus: u32, tsc_khz: u32) -> Vec<CpuidEntry> {
     // TSC and APIC bus frequency in kHz.
     add(KVM_LEAF + 0x10, None, tsc_khz, 1_000_000, 0, 0);
 
-    add(0x8000_0000, None, 0x8000_0008, vendor.ebx, vendor.ecx, vendor.edx);
+    add(0x8000_0000, None, 0x8000_0008, vendor[0], vendor[1], vendor[2]);
     add(0x8000_0001, None, 0, 0, bits(EXTENDED_ECX), bits(EXTENDED_EDX));
     for leaf in 0x8000_0002..=0x8000_0004u32 {
         let words = brand(leaf - 0x8000_0002);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use engine::{Capabilities, Engine, EngineError, MsiMessage, Vcpu, VmConfig};
-use x86::cpuid::CpuidEntry;
+use x86::cpuid::{CpuidEntry, Vendor};
 
 use crate::clock::Clock;
 use crate::cpuid;
@@ -18,13 +18,18 @@ pub struct SoftEngine {
 }
 
 impl SoftEngine {
-    /// A VM with this RAM and number of vCPUs.
+    /// A VM with this RAM and number of vCPUs, of the host's vendor.
     pub fn new(config: VmConfig) -> Result<Self, EngineError> {
+        Self::with_vendor(config, None)
+    }
+
+    /// Likewise, its processors of this vendor.
+    pub fn with_vendor(config: VmConfig, vendor: Option<Vendor>) -> Result<Self, EngineError> {
         if config.cpus == 0 || config.cpus > 255 {
             return Err(EngineError::Unsupported { engine: "soft", what: "this number of vCPUs" });
         }
         let clock = Clock::new();
-        let table = cpuid::table(config.cpus, clock.khz());
+        let table = cpuid::table(config.cpus, clock.khz(), vendor);
         let shared = Arc::new(Shared::new(config.memory, clock, table, config.cpus));
         Ok(Self { shared, created: Mutex::default() })
     }
