@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod cpu;
+mod fex;
 mod kut;
 mod soak;
 mod suite;
@@ -48,6 +49,23 @@ enum Chore {
     },
     /// Boots each kernel many times with small commands and checks what they say
     Soak(soak::Options),
+    /// Runs the assembly unit tests of a checkout of FEX-Emu/FEX on soft
+    Fex {
+        /// The checkout
+        folder: PathBuf,
+        /// Only tests whose path contains this
+        #[arg(long)]
+        only: Option<String>,
+        /// Tests at a time
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// On QEMU TCG instead
+        #[arg(long)]
+        qemu: bool,
+        /// This roof instead of one built now
+        #[arg(long)]
+        roof: Option<PathBuf>,
+    },
     /// Runs a built checkout of kvm-unit-tests on soft and on QEMU TCG, side by side
     Kut {
         /// The checkout, after ./configure && make
@@ -64,6 +82,9 @@ enum Chore {
         /// Write the table there, as Markdown
         #[arg(long)]
         write: Option<PathBuf>,
+        /// This roof instead of one built now
+        #[arg(long)]
+        roof: Option<PathBuf>,
     },
 }
 
@@ -94,8 +115,12 @@ fn main() -> Result<()> {
             let roof = cargo::build_roof(&root)?;
             bench::run(&root, &roof, runs)
         }
-        Chore::Kut { folder, only, timeout, jobs, write } => {
-            let roof = cargo::build_roof(&root)?;
+        Chore::Fex { folder, only, jobs, qemu, roof } => {
+            let roof = roof.map_or_else(|| cargo::build_roof(&root), Ok)?;
+            fex::run(&roof, &fex::Options { folder, only, jobs, qemu })
+        }
+        Chore::Kut { folder, only, timeout, jobs, write, roof } => {
+            let roof = roof.map_or_else(|| cargo::build_roof(&root), Ok)?;
             let timeout = Duration::from_secs(timeout);
             kut::run(&roof, &kut::Options { folder, only, timeout, write, jobs })
         }

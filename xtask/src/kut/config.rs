@@ -1,5 +1,7 @@
 //! x86/unittests.cfg of kvm-unit-tests: INI-like sections, values optionally in single quotes.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -24,6 +26,16 @@ impl Entry {
             None => "128M".to_owned(),
         }
     }
+
+    /// The processor vendor that `-cpu ..,vendor=` asks for.
+    pub(crate) fn vendor(&self) -> Option<&'static str> {
+        let model = self.qemu.iter().position(|word| word == "-cpu")? + 1;
+        match self.qemu.get(model)?.split_once("vendor=")?.1.split(',').next()? {
+            "AuthenticAMD" => Some("amd"),
+            "GenuineIntel" => Some("intel"),
+            _ => None,
+        }
+    }
 }
 
 /// All entries in the order of the file.
@@ -42,7 +54,7 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
             "file" => entry.file = value.into(),
             "smp" => entry.smp = value.parse().unwrap_or(4),
             "arch" => entry.arch = Some(value.into()),
-            "test_args" => entry.arguments = value.trim_matches(['\'', '"']).into(),
+            "test_args" => entry.arguments = expand(value.trim_matches(['\'', '"'])),
             "qemu_params" | "extra_params" => {
                 entry.qemu = value.split_whitespace().map(str::to_owned).collect();
             }
@@ -50,6 +62,12 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
         }
     }
     entries
+}
+
+/// The one command that arguments of the suite substitute.
+fn expand(arguments: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    arguments.replace("`date +%s`", &now.as_secs().to_string())
 }
 
 #[cfg(test)]
@@ -65,6 +83,9 @@ mod tests {
         assert_eq!((entries[0].smp, entries[0].memory()), (2, "128M".into()));
         assert_eq!(entries[1].arguments, "x y");
         assert_eq!(entries[1].memory(), "2048M");
+        assert_eq!(entries[1].vendor(), None);
+        let amd = parse("[c]\nqemu_params = -m 1 -cpu max,vendor=AuthenticAMD,+x\n");
+        assert_eq!(amd[0].vendor(), Some("amd"));
         assert_eq!(entries[1].arch.as_deref(), Some("x86_64"));
     }
 }

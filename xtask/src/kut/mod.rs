@@ -4,6 +4,7 @@
 //! lives here. Every x86-64 entry of x86/unittests.cfg runs on both, in the same call.
 
 mod config;
+mod reasons;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ pub(crate) enum Verdict {
     Fail,
     Skip,
     Timeout,
-    /// The machine could not run it: no such device, engine failure.
-    Broken,
+    /// The machine itself did not start: an option it lacks, an engine failure.
+    NoStart,
 }
 
 impl Verdict {
@@ -33,10 +34,10 @@ impl Verdict {
     /// something: QEMU's own errors are 1 too), 77 asks to be counted as skipped.
     fn from_status(status: Option<i32>, output: &str) -> Self {
         match status {
-            Some(1) if output.trim().is_empty() => Self::Broken,
+            Some(1) if output.trim().is_empty() => Self::NoStart,
             Some(1) => Self::Pass,
             Some(77) => Self::Skip,
-            Some(125) | None => Self::Broken,
+            Some(125) | None => Self::NoStart,
             Some(124) => Self::Timeout,
             Some(_) => Self::Fail,
         }
@@ -48,7 +49,7 @@ impl Verdict {
             Self::Fail => "FAIL",
             Self::Skip => "skip",
             Self::Timeout => "TIMEOUT",
-            Self::Broken => "broken",
+            Self::NoStart => "no start",
         }
     }
 }
@@ -134,8 +135,11 @@ fn ours(roof: &Path, flat: &Path, entry: &Entry) -> Command {
     let mut command = Command::new(roof);
     command.arg("run").arg(flat).args(["--engine", "soft", "--test-devices", "-q", "-c"]);
     command.arg(entry.smp.to_string()).args(["-m", entry.memory().as_str()]);
-    if !entry.arguments.is_empty() {
-        command.arg("-p").arg(&entry.arguments);
+    // A multiboot command line begins with the file's name, as boot loaders and QEMU put it.
+    let line = format!("{} {}", entry.file, entry.arguments);
+    command.arg("-p").arg(line.trim_end());
+    if let Some(vendor) = entry.vendor() {
+        command.args(["--cpu-vendor", vendor]);
     }
     command
 }
@@ -143,7 +147,7 @@ fn ours(roof: &Path, flat: &Path, entry: &Entry) -> Command {
 /// Runs to the end or the time-out; the verdict and everything that was printed.
 fn timed(mut command: Command, timeout: Duration) -> (Verdict, String) {
     match suite::run(&mut command, "", timeout) {
-        Err(_) => (Verdict::Broken, String::new()),
+        Err(_) => (Verdict::NoStart, String::new()),
         Ok(seen) if seen.killed => (Verdict::Timeout, seen.stdout),
         Ok(seen) => {
             let verdict = Verdict::from_status(seen.status, &seen.stdout);

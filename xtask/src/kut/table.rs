@@ -1,7 +1,7 @@
 //! The table of results, in a terminal and as the page under docs/.
 
-use super::Verdict;
 use super::config::Entry;
+use super::{Verdict, reasons};
 
 /// One entry's results.
 pub(crate) struct Row {
@@ -42,11 +42,12 @@ fn count(rows: &[Row], verdict: Verdict, of: impl Fn(&Row) -> Verdict) -> usize 
 pub(crate) fn totals(rows: &[Row]) -> String {
     let of = |pick: fn(&Row) -> Verdict| {
         format!(
-            "{} pass, {} fail, {} time out, {} skip",
+            "{} pass, {} fail, {} time out, {} skip, {} no start",
             count(rows, Verdict::Pass, pick),
-            count(rows, Verdict::Fail, pick) + count(rows, Verdict::Broken, pick),
+            count(rows, Verdict::Fail, pick),
             count(rows, Verdict::Timeout, pick),
             count(rows, Verdict::Skip, pick),
+            count(rows, Verdict::NoStart, pick),
         )
     };
     format!("{} entries; QEMU TCG: {}; soft: {}", rows.len(), of(|r| r.tcg), of(|r| r.soft))
@@ -55,20 +56,47 @@ pub(crate) fn totals(rows: &[Row]) -> String {
 /// The page for docs/.
 pub(crate) fn document(rows: &[Row]) -> String {
     let mut page = String::from(
-        "# kvm-unit-tests\n\nEvery x86-64 entry of kvm-unit-tests' x86/unittests.cfg, on the \
-         software CPU and on QEMU TCG in the same run. Made by `cargo xtask kut DIR --write \
-         docs/kvm-unit-tests.md`; the column of reasons is what the test itself printed.\n\n",
+        "# kvm-unit-tests\n\nEvery entry of kvm-unit-tests' x86/unittests.cfg, on the software CPU \
+         and on QEMU TCG in the same run. Made by `cargo xtask kut DIR --write \
+         docs/kvm-unit-tests.md`, where DIR is a checkout of the public repository \
+         kvm-unit-tests/kvm-unit-tests after `./configure && make`.\n\n\
+         `skip` is the test's own word: what it would test is not announced. `no start` means \
+         that the machine did not begin (QEMU's `-cpu host` and `-enable-kvm` without KVM). The \
+         last column gives the reason where soft does not pass, and else what the test printed.\n\n",
     );
     page.push_str(&totals(rows));
-    page.push_str("\n\n| entry | QEMU TCG | soft | what it said |\n|---|---|---|---|\n");
+    page.push_str("\n\n| entry | QEMU TCG | soft | remarks |\n|---|---|---|---|\n");
     for row in rows {
+        let remark = match reasons::of(&row.name) {
+            Some(reason) if row.soft != Verdict::Pass => reason,
+            _ => &row.remark,
+        };
         page.push_str(&format!(
-            "| {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {remark} |\n",
             row.name,
             row.tcg.word(),
             row.soft.word(),
-            row.remark
         ));
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_gives_reasons_only_where_soft_does_not_pass() {
+        let row = |name: &str, soft| Row {
+            name: name.into(),
+            tcg: Verdict::NoStart,
+            soft,
+            remark: "said".into(),
+        };
+        let page = document(&[row("vmx", Verdict::Skip), row("vmx", Verdict::Pass)]);
+        let reason = reasons::of("vmx").unwrap();
+        assert!(page.contains(&format!("| vmx | no start | skip | {reason} |")));
+        assert!(page.contains("| vmx | no start | pass | said |"));
+        assert!(page.contains("2 entries; QEMU TCG: 0 pass"));
+    }
 }
