@@ -94,10 +94,10 @@ impl<B: Bus> Cpu<B> {
         self.deliver_exception(exception)
     }
 
-    /// Delivers an NMI; further ones are blocked until IRET.
+    /// Delivers an NMI; further ones are blocked until IRET. Whether another is pending is for the
+    /// caller, who counts them, to say.
     pub fn deliver_nmi(&mut self) -> Exec {
         self.state.nmi_blocked = true;
-        self.state.nmi_pending = false;
         self.deliver_interrupt(Vector::Nmi.number())
     }
 

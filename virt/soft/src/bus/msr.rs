@@ -4,6 +4,7 @@
 
 use ::memory::GuestPhys;
 use x86::CpuState;
+use x86::cpuid::{Vendor, lookup};
 use x86::msr;
 use x86::paging::PHYSICAL_BITS;
 
@@ -32,6 +33,10 @@ const ARCH_CAPABILITIES: u64 = 1
 const MTRR_CAP: u64 = 8 | 1 << 8 | 1 << 10;
 
 impl SoftBus {
+    fn is_amd(&self) -> bool {
+        lookup(&self.shared.cpuid, 0, 0).ebx == Vendor::Amd.words()[0]
+    }
+
     pub(super) fn msr_read(&mut self, state: &CpuState, index: u32) -> Option<u64> {
         let now = self.shared.now(&self.own);
         match index {
@@ -46,6 +51,8 @@ impl SoftBus {
             // Locked, VMX off.
             msr::FEATURE_CONTROL => Some(1),
             msr::AMD_HWCR | msr::AMD_DE_CFG | msr::DEBUG_CTL => Some(0),
+            // AMD's four first counters need no announcement: they never count here.
+            msr::AMD_PERF_FIRST..=msr::AMD_PERF_LAST if self.is_amd() => Some(0),
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => Some(state.msrs.kvm_wall_clock),
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_OLD => Some(state.msrs.kvm_system_time),
             msr::KVM_PV_EOI_EN => Some(state.msrs.kvm_pv_eoi),
@@ -79,6 +86,7 @@ impl SoftBus {
             msr::PRED_CMD | msr::FLUSH_CMD | msr::BIOS_SIGN_ID => {}
             msr::DEBUG_CTL if value == 0 => {}
             msr::AMD_HWCR | msr::AMD_DE_CFG => {}
+            msr::AMD_PERF_FIRST..=msr::AMD_PERF_LAST if self.is_amd() => {}
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => {
                 state.msrs.kvm_wall_clock = value;
                 self.write_wall_clock(value);

@@ -114,7 +114,9 @@ fn errors_of_external_interrupts_carry_ext_and_those_of_int_do_not() {
 fn nmi_is_blocked_until_iret() {
     let mut cpu = protected(0, &[]);
     assert!(cpu.nmi_open());
+    cpu.state.nmi_pending = true; // a second one
     cpu.deliver_nmi().expect("handled");
+    assert!(cpu.state.nmi_pending && cpu.state.nmi_blocked);
     assert_eq!(cpu.rip(), handler(2));
     assert!(!cpu.nmi_open());
     cpu.bus.poke(handler(2), 0xcfu8);
