@@ -32,10 +32,12 @@ impl SoftVcpu {
             self.cpu.start_up(self.own.sipi_vector.load(Ordering::Acquire));
         }
         if bits & attention::NMI != 0 {
-            // None: a sender counted its NMI before it set the bit, and both were served then.
-            let came = self.own.nmis.swap(0, Ordering::AcqRel);
-            self.second_nmi |= came > 1 || came > 0 && self.cpu.state.nmi_pending;
-            self.cpu.state.nmi_pending |= came > 0;
+            // As KVM: two can wait, or one behind the one that is being handled.
+            let state = &mut self.cpu.state;
+            let limit = if state.nmi_blocked { 1 } else { 2 };
+            let waiting = u8::from(state.nmi_pending) + u8::from(self.second_nmi);
+            let pending = (waiting + self.own.nmis.swap(0, Ordering::AcqRel)).min(limit);
+            (state.nmi_pending, self.second_nmi) = (pending > 0, pending > 1);
         }
         self.look_at_lapic();
         (bits & attention::KICK != 0).then_some(Exit::Interrupted)
