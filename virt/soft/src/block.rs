@@ -46,6 +46,8 @@ pub(crate) struct Block {
     /// Code bytes.
     pub(crate) bytes: u32,
     key: u64,
+    /// Times it ran.
+    heat: u32,
     /// Page of RAM the block starts in, and the one its only op ends in if that is another.
     pub(crate) page: u64,
     pub(crate) second_page: Option<u64>,
@@ -120,6 +122,19 @@ impl BlockCache {
         self.blocks[block as usize].as_ref().expect("jumps and maps name live blocks only")
     }
 
+    /// Counts a run of a block.
+    #[inline(always)]
+    pub(crate) fn warm(&mut self, block: u32) {
+        if let Some(block) = &mut self.blocks[block as usize] {
+            block.heat = block.heat.saturating_add(1);
+        }
+    }
+
+    /// How often a block ran.
+    pub(crate) fn heat(&self, block: u32) -> u32 {
+        self.get(block).heat
+    }
+
     /// Takes a new block in; returns its index and whether everything else had to go for it.
     pub(crate) fn insert(
         &mut self,
@@ -135,7 +150,7 @@ impl BlockCache {
         self.ops += ops.len();
         let page = ram >> 12;
         let key = key(ram, size);
-        let block = Block { ops: ops.into_boxed_slice(), bytes, key, page, second_page };
+        let block = Block { ops: ops.into_boxed_slice(), bytes, key, heat: 0, page, second_page };
         let index = self.free.pop().unwrap_or_else(|| {
             self.blocks.push(None);
             (self.blocks.len() - 1) as u32

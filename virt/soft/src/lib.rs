@@ -7,12 +7,14 @@
 
 mod block;
 mod bus;
+mod cache;
 mod clock;
 mod cpuid;
 mod engine;
 mod shared;
 pub mod simd;
 mod sys;
+mod translate;
 mod vcpu;
 
 pub use crate::engine::SoftEngine;

@@ -47,6 +47,11 @@ fn is_set<B: Bus>(bus: &mut B, (leaf, subleaf, output, bit): Location) -> bool {
     value >> bit & 1 != 0
 }
 
+/// Where CPUID announces a feature: leaf, subleaf, register (0 for EAX to 3 for EDX), bit.
+pub fn bit_of(feature: CpuidFeature) -> Option<(u32, u32, usize, u8)> {
+    location(feature).map(|(leaf, subleaf, output, bit)| (leaf, subleaf, output as usize, bit))
+}
+
 /// Where CPUID announces a feature.
 fn location(feature: CpuidFeature) -> Option<Location> {
     use CpuidFeature as F;

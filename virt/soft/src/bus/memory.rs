@@ -106,6 +106,11 @@ impl SoftBus {
     /// Every slow RAM write passes here: decoded code under it goes stale.
     fn before_ram_write(&mut self, offset: RamOffset) {
         let page = offset.0 >> 12;
+        if let Some(recording) = &mut self.recording {
+            recording.note(&self.memory, offset);
+            recording.refused |= self.memory.code().is_set(page);
+            return;
+        }
         self.memory.dirty().set(page);
         if self.memory.code().is_set(page) {
             self.code_written(offset);

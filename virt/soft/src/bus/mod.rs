@@ -21,6 +21,7 @@ use x86::XsaveArea;
 use crate::shared::{Shared, VcpuShared};
 use crate::simd::HostVectors;
 use crate::sys::io_slot::IoSlot;
+use crate::vcpu::check::Recording;
 use tlb::Tlb;
 pub(crate) use translate::Place;
 
@@ -39,6 +40,8 @@ pub(crate) struct SoftBus {
     /// Pages of RAM (offset / 4096) whose decoded code was written over, to be dropped.
     pub(crate) stale_pages: Vec<u64>,
     watch: Watchpoints,
+    /// Stores are noted, so that they can be undone.
+    pub(crate) recording: Option<Recording>,
 }
 
 /// DR0-3 and DR7 as the memory path needs them.
@@ -52,8 +55,8 @@ struct Watchpoints {
 impl SoftBus {
     pub(crate) fn new(shared: Arc<Shared>, own: Arc<VcpuShared>) -> Result<Self, EngineError> {
         Ok(Self {
+            tlb: Tlb::new(&shared.memory)?,
             memory: shared.memory.clone(),
-            tlb: Tlb::new(),
             context: Context::default(),
             io: IoSlot::default(),
             shared,
@@ -62,6 +65,7 @@ impl SoftBus {
             cut: false,
             stale_pages: Vec::new(),
             watch: Watchpoints::default(),
+            recording: None,
         })
     }
 

@@ -1,30 +1,29 @@
-//! The software TLB: per translation context, direct-mapped tables for reads, writes, fetches.
+//! The software TLB: per translation context, direct-mapped entries for reads, writes, fetches.
 //!
-//! An entry maps a linear page to a place in RAM and exists only while an access of that kind
+//! An entry maps a linear page to its host address and has a tag for each kind of access that
 //! needs no further check: MMIO, pages with decoded code (writes), clean pages (writes), watched
-//! or alignment-checked contexts never get one, so the hot path is one xor and one compare.
+//! or alignment-checked contexts never get one, so the hot path is one xor and one compare, here
+//! and in translated code.
 //!
-//! Contexts stand for (address space, privilege, protection bits). A context switch is a change of
-//! index; a flush gives a context a fresh generation, which also unbinds every cached jump into it.
+//! Contexts stand for (address space, privilege, protection bits), each with an area of its own
+//! (see `cache::layout`), where the jump cache and the link slots of translated code lie too. A
+//! context switch is a change of index; a flush gives a context a fresh generation, which also
+//! unbinds every cached jump into it.
 
+use engine::EngineError;
 use interp::Context;
-use memory::RamOffset;
+use memory::{GuestMemory, RamOffset};
 
-/// Entries per table.
-const ENTRIES: usize = 256;
+use crate::cache::area::{Areas, JumpEntry, TlbEntry};
+use crate::cache::layout::{JUMP_ENTRIES, TLB_ENTRIES};
+use crate::cache::state::NativeState;
+
 /// Contexts kept per vCPU.
-const CONTEXTS: usize = 8;
+const CONTEXTS: usize = 16;
+/// A context that stays empty, for when every access must take the slow path.
+const BLIND: usize = CONTEXTS;
 
-/// One cached translation.
-#[derive(Clone, Copy)]
-struct Entry {
-    /// Linear page base, or a page that this slot can never hold.
-    tag: u64,
-    /// RAM offset of the page.
-    ram: u64,
-}
-
-/// What an access wants; selects the table.
+/// What an access wants; selects the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Read = 0,
@@ -32,60 +31,49 @@ pub(crate) enum Kind {
     Fetch = 2,
 }
 
-/// Direct-mapped table for one kind of access.
-struct Table([Entry; ENTRIES]);
+#[inline(always)]
+fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize % TLB_ENTRIES
+}
 
-impl Table {
-    fn new() -> Self {
-        let mut table = Self([Entry { tag: 0, ram: 0 }; ENTRIES]);
-        table.clear();
-        table
-    }
+/// A page of another slot: no address that looks at this one can match.
+#[inline(always)]
+fn no_tag(slot: usize) -> u64 {
+    (slot as u64 ^ 1) << 12
+}
 
-    #[inline(always)]
-    fn slot(page: u64) -> usize {
-        page as usize % ENTRIES
-    }
+fn empty(slot: usize) -> TlbEntry {
+    TlbEntry { tags: [no_tag(slot); 3], host: 0 }
+}
 
-    fn clear(&mut self) {
-        for (index, entry) in self.0.iter_mut().enumerate() {
-            // A page of another slot: no address that looks here can match.
-            entry.tag = (index as u64 ^ 1) << 12;
-        }
-    }
-
-    fn drop_page(&mut self, linear: u64) {
-        let index = Self::slot(linear >> 12);
-        if self.0[index].tag == linear & !0xfff {
-            self.0[index].tag = (index as u64 ^ 1) << 12;
-        }
-    }
+#[inline(always)]
+fn jump_slot(linear: u64) -> usize {
+    linear as usize % JUMP_ENTRIES
 }
 
 struct TlbContext {
     key: Option<Context>,
     generation: u32,
-    tables: Box<[Table; 3]>,
     /// Linear range that large pages cover, as (lowest, highest) page base; empty when low > high.
     large: (u64, u64),
     last_use: u64,
-}
-
-impl TlbContext {
-    fn clear(&mut self) {
-        for table in self.tables.iter_mut() {
-            table.clear();
-        }
-        self.large = (u64::MAX, 0);
-    }
+    /// Jump-cache entries in use.
+    jumps: Vec<u16>,
+    /// Link slots in use, with the linear page they lead to.
+    links: Vec<(u32, u64)>,
 }
 
 /// All contexts of one vCPU.
 pub(crate) struct Tlb {
+    areas: Areas,
     contexts: Vec<TlbContext>,
     current: usize,
     next_generation: u32,
     clock: u64,
+    ram: u64,
+    empty: Box<[TlbEntry; TLB_ENTRIES]>,
+    /// Where each link slot leads while it is not linked.
+    unlinked: Vec<u64>,
 }
 
 /// The part of CR3 that names an address space.
@@ -99,35 +87,66 @@ fn pcid(context: &Context) -> Option<u16> {
 }
 
 impl Tlb {
-    pub(crate) fn new() -> Self {
-        let contexts = (0..CONTEXTS)
-            .map(|index| TlbContext {
-                key: None,
-                generation: index as u32,
-                tables: Box::new([Table::new(), Table::new(), Table::new()]),
-                large: (u64::MAX, 0),
-                last_use: 0,
-            })
-            .collect();
-        Self { contexts, current: 0, next_generation: CONTEXTS as u32, clock: 0 }
+    pub(crate) fn new(memory: &GuestMemory) -> Result<Self, EngineError> {
+        let mut tlb = Self {
+            areas: Areas::new(CONTEXTS + 1)?,
+            contexts: (0..=CONTEXTS)
+                .map(|index| TlbContext {
+                    key: None,
+                    generation: index as u32,
+                    large: (u64::MAX, 0),
+                    last_use: 0,
+                    jumps: Vec::new(),
+                    links: Vec::new(),
+                })
+                .collect(),
+            current: 0,
+            next_generation: CONTEXTS as u32 + 1,
+            clock: 0,
+            ram: memory.host_base() as u64,
+            empty: Box::new(std::array::from_fn(empty)),
+            unlinked: Vec::new(),
+        };
+        tlb.prepare(0);
+        tlb.prepare(BLIND);
+        Ok(tlb)
+    }
+
+    /// Empties a context's tables before its first use.
+    fn prepare(&mut self, index: usize) {
+        self.areas.tlb_mut(index).copy_from_slice(&*self.empty);
+        for (place, entry) in self.areas.jumps_mut(index).iter_mut().enumerate() {
+            *entry = no_jump(place);
+        }
+        let links = self.areas.links_mut(index);
+        links[..self.unlinked.len()].copy_from_slice(&self.unlinked);
     }
 
     /// Looks an access of `size` bytes up: its place in RAM, if cached and within one page.
     #[inline(always)]
     pub(crate) fn lookup(&self, kind: Kind, linear: u64, size: u64) -> Option<RamOffset> {
-        let table = &self.contexts[self.current].tables[kind as usize];
-        let entry = &table.0[Table::slot(linear >> 12)];
-        let offset = linear ^ entry.tag;
-        (offset <= 4096 - size).then(|| RamOffset(entry.ram + offset))
+        let entry = &self.areas.tlb(self.current)[slot(linear)];
+        let offset = linear ^ entry.tags[kind as usize];
+        (offset <= 4096 - size).then(|| RamOffset(entry.host.wrapping_sub(self.ram) + offset))
+    }
+
+    /// Host address of a page of RAM.
+    pub(crate) fn host_address(&self, page: RamOffset) -> u64 {
+        self.ram + page.0
     }
 
     /// Caches a translation for one kind of access in the current context.
     pub(crate) fn insert(&mut self, kind: Kind, linear: u64, page: RamOffset, mapped_size: u64) {
-        let context = &mut self.contexts[self.current];
+        let host = self.ram + page.0;
         let base = linear & !0xfff;
-        context.tables[kind as usize].0[Table::slot(linear >> 12)] =
-            Entry { tag: base, ram: page.0 };
+        let place = slot(linear);
+        let entry = &mut self.areas.tlb_mut(self.current)[place];
+        if entry.host != host || !entry.tags.contains(&base) {
+            *entry = TlbEntry { tags: [no_tag(place); 3], host };
+        }
+        entry.tags[kind as usize] = base;
         if mapped_size > 4096 {
+            let context = &mut self.contexts[self.current];
             let low = linear & !(mapped_size - 1);
             context.large.0 = context.large.0.min(low);
             context.large.1 = context.large.1.max(low + (mapped_size - 4096));
@@ -153,11 +172,26 @@ impl Tlb {
             .contexts
             .iter()
             .enumerate()
+            .take(CONTEXTS)
             .min_by_key(|(_, context)| context.last_use)
             .expect("there are always contexts");
+        if self.contexts[victim].last_use == 0 {
+            self.prepare(victim);
+        }
         self.contexts[victim].key = Some(key);
         self.flush_context(victim);
         victim
+    }
+
+    /// Makes the empty context current until [`Tlb::see_again`]; the caller inserts nothing.
+    pub(crate) fn go_blind(&mut self) -> usize {
+        self.contexts[BLIND].generation = self.fresh_generation();
+        std::mem::replace(&mut self.current, BLIND)
+    }
+
+    /// Ends what `go_blind` began.
+    pub(crate) fn see_again(&mut self, before: usize) {
+        self.current = before;
     }
 
     /// Names the current translations: jumps cached under one generation are valid while it lasts.
@@ -172,10 +206,10 @@ impl Tlb {
     }
 
     fn flush_context(&mut self, index: usize) {
-        let generation = self.fresh_generation();
-        let context = &mut self.contexts[index];
-        context.clear();
-        context.generation = generation;
+        self.areas.tlb_mut(index).copy_from_slice(&*self.empty);
+        self.contexts[index].large = (u64::MAX, 0);
+        self.forget_jumps(index);
+        self.contexts[index].generation = self.fresh_generation();
     }
 
     fn flush_where(&mut self, mut drop: impl FnMut(&Context) -> bool) {
@@ -209,6 +243,7 @@ impl Tlb {
     /// Drops one linear page everywhere (it may be global), large pages whole.
     pub(crate) fn flush_page(&mut self, linear: u64) {
         let page = linear & !0xfff;
+        let place = slot(linear);
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {
                 continue;
@@ -218,30 +253,149 @@ impl Tlb {
                 self.flush_context(index);
                 continue;
             }
-            let generation = self.fresh_generation();
-            let context = &mut self.contexts[index];
-            for table in context.tables.iter_mut() {
-                table.drop_page(page);
+            let entry = &mut self.areas.tlb_mut(index)[place];
+            for tag in &mut entry.tags {
+                if *tag == page {
+                    *tag = no_tag(place);
+                }
             }
-            context.generation = generation;
+            self.forget_page_jumps(index, page);
+            self.contexts[index].generation = self.fresh_generation();
         }
     }
 
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
-        for context in &mut self.contexts {
-            for (index, entry) in context.tables[Kind::Write as usize].0.iter_mut().enumerate() {
-                if entry.ram == page.0 {
-                    entry.tag = (index as u64 ^ 1) << 12;
+        let host = self.ram + page.0;
+        for index in 0..self.contexts.len() {
+            if self.contexts[index].key.is_none() {
+                continue;
+            }
+            for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
+                if entry.host == host {
+                    entry.tags[Kind::Write as usize] = no_tag(place);
                 }
             }
         }
     }
 }
 
+fn no_jump(place: usize) -> JumpEntry {
+    JumpEntry { linear: place as u64 ^ 1, code: 0 }
+}
+
+/// Jumps of translated code.
+impl Tlb {
+    /// What translated code reaches through GS, state first.
+    pub(crate) fn state(&mut self) -> &mut NativeState {
+        self.areas.state()
+    }
+
+    /// What GS is while the current context runs.
+    #[inline]
+    pub(crate) fn gs_base(&self) -> u64 {
+        self.areas.gs_base(self.current)
+    }
+
+    /// Translated code for a linear address, if the current context knows it.
+    #[inline]
+    pub(crate) fn jump(&self, linear: u64) -> Option<u64> {
+        let entry = &self.areas.jumps(self.current)[jump_slot(linear)];
+        (entry.linear == linear).then_some(entry.code)
+    }
+
+    /// Remembers translated code for a linear address.
+    pub(crate) fn set_jump(&mut self, linear: u64, code: u64) {
+        let place = jump_slot(linear);
+        let entry = &mut self.areas.jumps_mut(self.current)[place];
+        if entry.code == 0 {
+            self.contexts[self.current].jumps.push(place as u16);
+        }
+        *entry = JumpEntry { linear, code };
+    }
+
+    /// Takes the next slot in; it leads to `stub` in every context.
+    pub(crate) fn add_slot(&mut self, slot: u32, stub: u64) {
+        assert!(slot as usize == self.unlinked.len(), "slots are numbered in order");
+        self.unlinked.push(stub);
+        for index in 0..self.contexts.len() {
+            if self.contexts[index].last_use != 0 || index == 0 {
+                self.areas.links_mut(index)[slot as usize] = stub;
+            }
+        }
+    }
+
+    /// Links a slot in the current context to code at a linear address.
+    pub(crate) fn set_link(&mut self, slot: u32, linear: u64, code: u64) {
+        self.areas.links_mut(self.current)[slot as usize] = code;
+        self.contexts[self.current].links.push((slot, linear & !0xfff));
+    }
+
+    fn forget_jumps(&mut self, index: usize) {
+        for place in std::mem::take(&mut self.contexts[index].jumps) {
+            self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
+        }
+        for (slot, _) in std::mem::take(&mut self.contexts[index].links) {
+            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
+        }
+    }
+
+    fn forget_page_jumps(&mut self, index: usize, page: u64) {
+        self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page, |to, _| to == page);
+    }
+
+    fn forget_jumps_where(
+        &mut self,
+        index: usize,
+        jump: impl Fn(&JumpEntry) -> bool,
+        link: impl Fn(u64, u64) -> bool,
+    ) {
+        let Self { areas, contexts, unlinked, .. } = self;
+        let context = &mut contexts[index];
+        let jumps = areas.jumps_mut(index);
+        context.jumps.retain(|&place| {
+            let entry = &mut jumps[place as usize];
+            let goes = jump(entry);
+            if goes {
+                *entry = no_jump(place as usize);
+            }
+            !goes
+        });
+        let links = areas.links_mut(index);
+        context.links.retain(|&(slot, page)| {
+            let goes = link(page, links[slot as usize]);
+            if goes {
+                links[slot as usize] = unlinked[slot as usize];
+            }
+            !goes
+        });
+    }
+
+    /// Drops every jump and link, in every context, to code that `gone` says is no more.
+    pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
+        for index in 0..self.contexts.len() {
+            self.forget_jumps_where(index, |entry| gone(entry.code), |_, code| gone(code));
+        }
+    }
+
+    /// Drops every jump, link and slot.
+    pub(crate) fn forget_all_code(&mut self) {
+        for index in 0..self.contexts.len() {
+            self.forget_jumps(index);
+        }
+        self.unlinked.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use x86::GuestPhys;
+
     use super::*;
+
+    fn tlb() -> Tlb {
+        Tlb::new(&GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap()).unwrap()
+    }
 
     fn context(cr3: u64, user: bool) -> Context {
         Context { cr3, user, cr4: 1 << 17, ..Context::default() }
@@ -249,7 +403,7 @@ mod tests {
 
     #[test]
     fn contexts_keep_their_own_entries_and_flush_apart() {
-        let mut tlb = Tlb::new();
+        let mut tlb = tlb();
         tlb.switch(&context(0x1001, false));
         tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096);
         assert_eq!(tlb.lookup(Kind::Read, 0x7ff8, 8), Some(RamOffset(0x2ff8)));
@@ -268,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_page_inside_a_large_one_flushes_the_whole() {
-        let mut tlb = Tlb::new();
+        let mut tlb = tlb();
         tlb.switch(&context(0x1001, false));
         tlb.insert(Kind::Read, 0x20_1000, RamOffset(0x1000), 1 << 21);
         tlb.flush_page(0x3f_f000);
@@ -277,7 +431,7 @@ mod tests {
 
     #[test]
     fn empty_slots_never_match() {
-        let tlb = Tlb::new();
+        let tlb = tlb();
         for page in 0..1024u64 {
             assert_eq!(tlb.lookup(Kind::Read, page << 12, 1), None);
             assert_eq!(tlb.lookup(Kind::Fetch, !0 << 47 | page << 12, 1), None);

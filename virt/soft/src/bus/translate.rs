@@ -65,6 +65,10 @@ impl SoftBus {
         };
         let found = self.walk(linear, access, self.context)?;
         let Some((page, _)) = self.memory.locate(found.page) else {
+            if let Some(recording) = &mut self.recording {
+                recording.refused = true;
+                return Err(Exception::GP0);
+            }
             return Ok(Place::Device(found.page + (linear & 0xfff)));
         };
         self.fill(kind, linear, page, &found);
@@ -101,7 +105,7 @@ impl SoftBus {
         if kind == Kind::Write {
             self.memory.dirty().set(page.0 >> 12);
         }
-        if self.context.watch || self.context.align_check {
+        if self.context.watch || self.context.align_check || self.recording.is_some() {
             return;
         }
         match kind {

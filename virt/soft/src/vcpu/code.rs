@@ -104,7 +104,7 @@ impl SoftVcpu {
     }
 
     /// From here on, writes to this page are seen.
-    fn watch_code_page(&mut self, page: u64) {
+    pub(super) fn watch_code_page(&mut self, page: u64) {
         if self.cpu.bus.memory.code().set(page) {
             self.cpu.bus.tlb.protect_ram_page(RamOffset(page << 12));
             self.shared.announce_code(self.own.index, page);

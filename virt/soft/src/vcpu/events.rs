@@ -46,7 +46,7 @@ impl SoftVcpu {
     fn take_code_messages(&mut self) {
         let (stale, protect) = self.own.take_code_work();
         for page in stale {
-            self.cache.drop_page(page);
+            self.drop_code(page);
         }
         for page in protect {
             self.cpu.bus.tlb.protect_ram_page(RamOffset(page << 12));
@@ -58,7 +58,15 @@ impl SoftVcpu {
     pub(super) fn drop_stale_blocks(&mut self) {
         self.cpu.bus.cut = false;
         for page in std::mem::take(&mut self.cpu.bus.stale_pages) {
-            self.cache.drop_page(page);
+            self.drop_code(page);
+        }
+    }
+
+    /// Drops whatever was made from a page of RAM.
+    fn drop_code(&mut self, page: u64) {
+        self.cache.drop_page(page);
+        if let Some(native) = &mut self.native {
+            native.drop_page(page, &mut self.cpu.bus.tlb);
         }
     }
 

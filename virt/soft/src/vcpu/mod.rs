@@ -1,7 +1,10 @@
 //! One processor of the software engine: the engine seam over interpreter, bus and block cache.
 
+pub(crate) mod check;
 mod code;
 mod events;
+mod library;
+mod native;
 mod run;
 
 use std::sync::Arc;
@@ -15,11 +18,20 @@ use x86::CpuState;
 use crate::block::BlockCache;
 use crate::bus::SoftBus;
 use crate::shared::{Shared, VcpuShared, attention};
+use crate::translate::announced::Announced;
+use library::Library;
 
 /// One processor.
 pub(crate) struct SoftVcpu {
     cpu: Cpu<SoftBus>,
     cache: BlockCache,
+    /// Translated code, where the host allows it.
+    native: Option<Library>,
+    announced: Announced,
+    /// Interpreter and translator run in lockstep.
+    checking: bool,
+    /// Budget given to translated code last.
+    native_budget: i64,
     shared: Arc<Shared>,
     own: Arc<VcpuShared>,
     /// The local APIC or the 8259 pair has something deliverable, IF and shadows apart.
@@ -41,6 +53,10 @@ impl SoftVcpu {
         Ok(Self {
             cpu: Cpu::new(CpuState::reset(index), bus),
             cache: BlockCache::new(),
+            native: native_library()?,
+            announced: Announced::new(),
+            checking: std::env::var_os("ROOF_CHECK").is_some(),
+            native_budget: 0,
             shared,
             own,
             interrupt_ready: false,
@@ -50,6 +66,15 @@ impl SoftVcpu {
             retired: 0,
         })
     }
+}
+
+/// Room for translated code, if the host lets user space use GS as it needs.
+fn native_library() -> Result<Option<Library>, EngineError> {
+    if !crate::cache::enter::has_fsgsbase() || std::env::var_os("ROOF_INTERPRET").is_some() {
+        return Ok(None);
+    }
+    crate::cache::signal::install();
+    Library::new().map(Some)
 }
 
 /// Takes the borrowed `GuestIo` back whatever way `run` is left.

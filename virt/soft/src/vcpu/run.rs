@@ -58,15 +58,21 @@ impl SoftVcpu {
     #[inline(always)]
     fn advance(&mut self, left: u64) -> Option<Exit> {
         let state = &self.cpu.state;
-        let careful = state.rflags & (Flags::TF | Flags::RF).bits() != 0
+        let careful = state.rflags & Self::CAREFUL != 0
             || state.dr7 & Dr7::ANY_ENABLED.bits() != 0
             || state.sti_shadow
             || state.mov_ss_shadow;
         if careful {
             return self.step();
         }
+        if self.can_run_native(left)
+            && let Some(outcome) = self.run_native(left)
+        {
+            return outcome;
+        }
         match self.code() {
             Ok(Code::Block(index)) => {
+                self.cache.warm(index);
                 let block = self.cache.get(index);
                 if !self.inside_code_segment(block.bytes) || left < block.ops.len() as u64 {
                     return self.step();
@@ -169,7 +175,7 @@ impl SoftVcpu {
 
     /// Exactly one instruction, with everything that can happen around it.
     #[cold]
-    fn step(&mut self) -> Option<Exit> {
+    pub(super) fn step(&mut self) -> Option<Exit> {
         let state = &mut self.cpu.state;
         let resume = state.rflags & Flags::RF.bits() != 0;
         self.cpu.stepping = state.rflags & Flags::TF.bits() != 0;
@@ -226,7 +232,7 @@ impl SoftVcpu {
     }
 
     /// The single op at RIP.
-    fn one_op(&mut self) -> Result<Op<SoftBus>, Exception> {
+    pub(super) fn one_op(&mut self) -> Result<Op<SoftBus>, Exception> {
         let op = match self.code()? {
             Code::Single(op) => op,
             Code::Block(index) => self.cache.get(index).ops[0],

@@ -1,0 +1,86 @@
+//! The part of a vCPU that translated code reaches through GS.
+//!
+//! Invariant: every offset that translated code uses comes from `offset_of!` on this struct.
+
+use std::mem::offset_of;
+
+/// What translated code keeps outside host registers. Lies in a page of its own, which every
+/// context's area shows at its start.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct NativeState {
+    /// General registers while outside; inside, only those that have no host register are here.
+    pub(crate) regs: [u64; 16],
+    /// Instructions that may still run; negative: leave at the next poll.
+    pub(crate) budget: i64,
+    /// Linear address of the page that position-independent code runs in.
+    pub(crate) rip_base: u64,
+    /// Status flags as LAHF and SETO leave them: OF in bit 0, SF ZF AF PF CF in bits 15:8.
+    pub(crate) flags: u64,
+    /// The host's stack pointer at entry.
+    pub(crate) host_rsp: u64,
+    /// Target of an indirect branch that was not cached.
+    pub(crate) target: u64,
+    /// Host code to go to, where no register is free to hold it.
+    pub(crate) jump: u64,
+    /// One value across a second access of the same instruction.
+    pub(crate) temp: u64,
+    /// Linear address of the access that missed; then the host address of its data.
+    pub(crate) linear: u64,
+    /// The site that missed.
+    pub(crate) site: u64,
+    /// Host code after the check that missed.
+    pub(crate) resume: u64,
+    /// Whether XMM, YMM and MXCSR are in the host's registers (else in the image).
+    pub(crate) vectors_live: u32,
+    /// Whether x87 and MMX are.
+    pub(crate) x87_live: u32,
+    /// Bases of FS and GS.
+    pub(crate) segment_bases: [u64; 2],
+    /// Guest TSC - host TSC.
+    pub(crate) tsc_offset: u64,
+    /// The XSAVE image.
+    pub(crate) xsave: u64,
+    /// Argument of `miss`.
+    pub(crate) owner: u64,
+    /// Called when a check misses.
+    pub(crate) miss: u64,
+    /// Where `enter` goes.
+    pub(crate) entry: u64,
+    /// The host's own MXCSR.
+    pub(crate) host_mxcsr: u32,
+    /// Keeps what follows aligned.
+    pub(crate) unused: u32,
+    /// Host code and flags where a host signal said that an instruction must be interpreted.
+    pub(crate) trap_pc: u64,
+    /// The host's RFLAGS there.
+    pub(crate) trap_flags: u64,
+}
+
+/// Offsets for emitted code.
+pub(crate) mod at {
+    use super::{NativeState, offset_of};
+
+    macro_rules! offsets {
+        ($($name:ident = $field:ident;)*) => {
+            $(pub(crate) const $name: i32 = offset_of!(NativeState, $field) as i32;)*
+        };
+    }
+
+    offsets! {
+        BUDGET = budget; RIP_BASE = rip_base; FLAGS = flags; HOST_RSP = host_rsp;
+        TARGET = target; JUMP = jump; TEMP = temp; LINEAR = linear; SITE = site; RESUME = resume;
+        VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
+        OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
+    }
+
+    /// A general register's slot.
+    pub(crate) const fn reg(number: u8) -> i32 {
+        offset_of!(NativeState, regs) as i32 + number as i32 * 8
+    }
+
+    /// Base of FS (0) or GS (1).
+    pub(crate) const fn segment_base(index: u8) -> i32 {
+        offset_of!(NativeState, segment_bases) as i32 + index as i32 * 8
+    }
+}

@@ -1,0 +1,258 @@
+//! Control flow: links within the page, slots beyond it, the jump cache for indirect branches.
+//!
+//! A branch within the page is a direct jump, patched once its target is translated: the page is
+//! where it was as long as the block runs. A branch beyond it goes through a slot of the current
+//! context's area, so that it means this address space's page. An indirect one compares its target
+//! with the jump cache of the context.
+
+use super::asm::{Alu, Asm, Hole, Mem, cond};
+use super::emit::{Emitter, Stub};
+use super::facts::{Fact, gpr_of};
+use super::flags::Place;
+use super::registers::{RSP, S0, S1, is_taken};
+use super::site::{Link, SiteKind};
+use crate::cache::layout::{JUMP_ENTRIES, JUMPS, LINKS};
+use crate::cache::state::at;
+
+const PAGE: std::ops::Range<i32> = 0..4096;
+
+impl Emitter<'_> {
+    /// Goes to a place known now, with the flags in the host's.
+    pub(super) fn jump_to(&mut self, target: i32) {
+        if PAGE.contains(&target) {
+            let from = self.asm.jmp();
+            self.near_link(from, target);
+        } else {
+            self.cross(target);
+        }
+    }
+
+    /// A direct jump within the page; until it is patched it leaves.
+    fn near_link(&mut self, from: Hole, target: i32) {
+        let patch = self.numbers.place + Asm::distance_at(from) as u32;
+        let link = self.add_link(target, Some(patch), None);
+        self.stubs.push(Stub::Unlinked { from, link });
+    }
+
+    fn add_link(&mut self, target: i32, patch: Option<u32>, slot: Option<u32>) -> usize {
+        let number = self.numbers.first_link + self.links.len() as u32;
+        let site = self.site_at(SiteKind::Link(number), target, 0);
+        self.links.push(Link { site, patch, slot, stub: 0 });
+        self.links.len() - 1
+    }
+
+    /// A branch to another page.
+    pub(super) fn cross(&mut self, target: i32) {
+        let used = self.links.iter().filter(|link| link.slot.is_some()).count() as u32;
+        let slot = self.numbers.first_slot + used;
+        let pages = target & !0xfff;
+        if self.source.page.is_none() {
+            self.asm.load(S0, Mem::Gs(at::RIP_BASE));
+            self.asm.add_quietly(S0, pages);
+            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        }
+        self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
+        let link = self.add_link(target, None, Some(slot));
+        // The stub follows: slots lead to it until the target is known.
+        self.links[link].stub = self.numbers.place + self.asm.here() as u32;
+        let site = self.links[link].site;
+        self.go_out(site, true);
+    }
+
+    /// JMP rel.
+    pub(super) fn jump(&mut self, index: usize, fact: &Fact) {
+        self.want_native();
+        self.spend(index + 1);
+        self.jump_to(fact.ins.near_branch_target() as i64 as i32);
+    }
+
+    /// Jcc rel.
+    pub(super) fn branch(&mut self, index: usize, fact: &Fact, condition: u8) {
+        self.want_native();
+        self.spend(index + 1);
+        let target = fact.ins.near_branch_target() as i64 as i32;
+        let from = self.asm.jcc(condition);
+        if PAGE.contains(&target) {
+            self.near_link(from, target);
+        } else {
+            self.stubs.push(Stub::Cross { from, target });
+        }
+        self.jump_to(fact.offset + fact.ins.len() as i32);
+    }
+
+    /// Writes the return address below the top of the stack.
+    fn push_return(&mut self, index: usize, fact: &Fact) {
+        let next = fact.offset + fact.ins.len() as i32;
+        self.push_slot(index);
+        let known = self.source.page.map(|page| page.wrapping_add(next as i64 as u64) as i64);
+        match known.map(i32::try_from) {
+            Some(Ok(short)) => self.asm.store_imm(Mem::Pair(S0, S1), short),
+            _ => {
+                self.join_address();
+                self.load_rip(S1, next);
+                self.asm.store(Mem::Base(S0, 0), S1);
+            }
+        }
+    }
+
+    /// CALL rel.
+    pub(super) fn call(&mut self, index: usize, fact: &Fact) {
+        self.push_return(index, fact);
+        self.move_rsp(-8);
+        self.want_native();
+        self.spend(index + 1);
+        self.jump_to(fact.ins.near_branch_target() as i64 as i32);
+    }
+
+    /// Moves RSP at the end of a block; a recipe that counts on it follows.
+    fn move_rsp(&mut self, by: i32) {
+        self.asm.add_quietly(RSP, by);
+        if let Place::Recipe(recipe) = &mut self.place
+            && recipe.dst == RSP
+        {
+            recipe.drift += by;
+        }
+    }
+
+    /// S0 = target of an indirect branch.
+    fn load_target(&mut self, index: usize, fact: &Fact) {
+        if fact.access.is_some() {
+            self.load_operand(index, fact);
+            return;
+        }
+        let (number, _) = gpr_of(fact.ins.op0_register()).expect("JMP or CALL r64");
+        if is_taken(number) {
+            self.asm.load(S0, Mem::Gs(at::reg(number)));
+        } else {
+            self.asm.mov(S0, number);
+        }
+    }
+
+    /// JMP r/m64.
+    pub(super) fn jump_indirect(&mut self, index: usize, fact: &Fact) {
+        self.load_target(index, fact);
+        self.spend(index + 1);
+        self.go_to_target();
+    }
+
+    /// CALL r/m64.
+    pub(super) fn call_indirect(&mut self, index: usize, fact: &Fact) {
+        self.load_target(index, fact);
+        self.asm.store(Mem::Gs(at::TEMP), S0);
+        self.push_return(index, fact);
+        self.move_rsp(-8);
+        self.asm.load(S0, Mem::Gs(at::TEMP));
+        self.spend(index + 1);
+        self.go_to_target();
+    }
+
+    /// RET.
+    pub(super) fn ret(&mut self, index: usize, fact: &Fact) {
+        self.load_top(index);
+        let extra = if fact.ins.op_count() == 1 { fact.ins.immediate(0) as i32 } else { 0 };
+        self.move_rsp(8 + extra);
+        self.spend(index + 1);
+        self.go_to_target();
+    }
+
+    /// Goes to the linear address in S0 by way of the jump cache.
+    fn go_to_target(&mut self) {
+        self.clobber_at_end();
+        let site = self.site_at(SiteKind::Target, 0, 0);
+        self.asm.mov32(S1, S0);
+        self.asm.alu_imm(false, Alu::And, S1, JUMP_ENTRIES as i32 - 1);
+        self.asm.shl(S1, 4);
+        self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
+        let from = self.asm.jcc(cond::NOT_EQUAL);
+        self.stubs.push(Stub::Target { from, site });
+        if self.source.page.is_none() {
+            self.asm.alu_imm(true, Alu::And, S0, !0xfff);
+            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        }
+        let code = Mem::GsIndex(S1, JUMPS as i32 + 8);
+        if matches!(self.place, Place::Native { .. }) {
+            self.asm.jmp_mem(code);
+            return;
+        }
+        self.asm.load(S0, code);
+        self.want_native();
+        self.asm.jmp_reg(S0);
+    }
+
+    /// Frees the host's flags where no instruction of the block follows: the exits ask for them.
+    fn clobber_at_end(&mut self) {
+        let Place::Native { recipe, saved } = self.place else { return };
+        self.place = match recipe {
+            _ if saved => Place::Saved,
+            Some(recipe) => Place::Recipe(recipe),
+            None => {
+                self.save_flags();
+                Place::Saved
+            }
+        };
+    }
+
+    /// Leaves at a site.
+    pub(super) fn go_out(&mut self, site: u32, native: bool) {
+        self.asm.constant(S1, u64::from(site));
+        let to = if native { self.shared.leave_native } else { self.shared.leave };
+        self.go_shared(to);
+    }
+
+    /// Jumps to code that all blocks share.
+    pub(super) fn go_shared(&mut self, to: u32) {
+        let from = self.asm.jmp();
+        let here = self.numbers.place as i64 + self.asm.here() as i64;
+        let distance = i32::try_from(i64::from(to) - here).expect("code memory is below 2 GiB");
+        let at = Asm::distance_at(from);
+        self.asm.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+    }
+
+    /// Everything that the block's own code jumps away to.
+    pub(super) fn out_of_line(&mut self) {
+        let mut next = 0;
+        while next < self.stubs.len() {
+            let stub = std::mem::replace(&mut self.stubs[next], Stub::Done);
+            next += 1;
+            match stub {
+                Stub::Done => {}
+                Stub::Miss { from, site, write } => {
+                    self.asm.land(from);
+                    let tag = super::memory::tag(usize::from(write));
+                    self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag));
+                    self.asm.constant(S1, u64::from(site));
+                    self.go_shared(self.shared.miss);
+                }
+                Stub::Leave { from, site } => {
+                    self.asm.land(from);
+                    self.go_out(site, false);
+                }
+                Stub::Target { from, site } => {
+                    self.asm.land(from);
+                    self.asm.store(Mem::Gs(at::TARGET), S0);
+                    self.go_out(site, false);
+                }
+                Stub::Unlinked { from, link } => {
+                    self.asm.land(from);
+                    self.links[link].stub = self.numbers.place + self.asm.here() as u32;
+                    let site = self.links[link].site;
+                    self.go_out(site, true);
+                }
+                Stub::Cross { from, target } => {
+                    self.asm.land(from);
+                    self.cross(target);
+                }
+                Stub::Unit { from, back, x87 } => {
+                    self.asm.land(from);
+                    let shared = if x87 { self.shared.load_x87 } else { self.shared.load_vectors };
+                    // LEA S1, [RIP + 5]: behind the jump.
+                    self.asm.bytes.extend([0x4c, 0x8d, 0x1d]);
+                    self.asm.bytes.extend(5i32.to_le_bytes());
+                    self.go_shared(shared);
+                    let hole = self.asm.jmp();
+                    self.asm.land_at(hole, back);
+                }
+            }
+        }
+    }
+}

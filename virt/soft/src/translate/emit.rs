@@ -1,0 +1,299 @@
+//! One block: decode, look ahead, emit, then the code out of line.
+
+use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
+
+use super::asm::{Asm, Hole, cond};
+use super::facts::{Fact, Gates, Kind, examine};
+use super::flags::{Place, Recipe, serves};
+use super::registers::BUDGET;
+use super::site::{Link, Site, SiteKind};
+use super::stubs::Stubs;
+
+/// Longest block, in instructions.
+const BLOCK_INSTRUCTIONS: usize = 64;
+
+/// What a block is made from.
+pub(crate) struct Source<'a> {
+    /// Code from the block's start to the end of its page, or 15 bytes across it.
+    pub(crate) bytes: &'a [u8],
+    /// Start of the block in its page.
+    pub(crate) offset: u32,
+    /// Linear address of the page, where the code may be bound to it.
+    pub(crate) page: Option<u64>,
+    /// The one instruction crosses into the next page, which lies at this host address.
+    pub(crate) second_page: Option<u64>,
+    pub(crate) gates: Gates,
+}
+
+/// Numbers and places the block will have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    pub(crate) block: u32,
+    pub(crate) first_site: u32,
+    pub(crate) first_link: u32,
+    pub(crate) first_slot: u32,
+    /// Place of the block's code in code memory.
+    pub(crate) place: u32,
+}
+
+/// A translated block.
+pub(crate) struct Draft {
+    pub(crate) code: Vec<u8>,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) links: Vec<Link>,
+    /// Instructions that the host may raise a signal on: bytes from the code's start, site.
+    pub(crate) traps: Vec<(u32, u32)>,
+    /// Guest instructions.
+    pub(crate) instructions: u16,
+}
+
+/// Code that is emitted behind the block.
+pub(super) enum Stub {
+    /// Emitted already.
+    Done,
+    /// Completes a missed check.
+    Miss { from: Hole, site: u32, write: bool },
+    /// Leaves the block with flags saved or made by a recipe.
+    Leave { from: Hole, site: u32 },
+    /// Leaves an indirect branch: the target is in S0.
+    Target { from: Hole, site: u32 },
+    /// Leaves through a link whose target is not translated, flags being the host's.
+    Unlinked { from: Hole, link: usize },
+    /// Goes through a slot.
+    Cross { from: Hole, target: i32 },
+    /// Loads the vector (or x87) state, then comes back.
+    Unit { from: Hole, back: usize, x87: bool },
+}
+
+/// A block under construction.
+pub(super) struct Emitter<'a> {
+    pub(super) asm: Asm,
+    pub(super) source: &'a Source<'a>,
+    pub(super) numbers: Numbers,
+    pub(super) shared: &'a Stubs,
+    pub(super) encoder: Encoder,
+    pub(super) facts: Vec<Fact>,
+    pub(super) place: Place,
+    pub(super) sites: Vec<Site>,
+    pub(super) links: Vec<Link>,
+    pub(super) traps: Vec<(u32, u32)>,
+    pub(super) stubs: Vec<Stub>,
+    pub(super) vectors_ready: bool,
+    pub(super) x87_ready: bool,
+}
+
+/// Translates the block at the start of the source. `announced` tells whether CPUID names all that
+/// an instruction needs.
+pub(crate) fn translate(
+    source: &Source<'_>,
+    numbers: Numbers,
+    shared: &Stubs,
+    announced: &mut dyn FnMut(&Instruction) -> bool,
+) -> Draft {
+    let facts = decode(source, announced);
+    assert!(!facts.is_empty(), "a block has an instruction");
+    let instructions = facts.len() as u16;
+    let mut emitter = Emitter {
+        asm: Asm::default(),
+        source,
+        numbers,
+        shared,
+        encoder: Encoder::new(64),
+        facts,
+        place: Place::Native { recipe: None, saved: false },
+        sites: Vec::new(),
+        links: Vec::new(),
+        traps: Vec::new(),
+        stubs: Vec::new(),
+        vectors_ready: false,
+        x87_ready: false,
+    };
+    emitter.block();
+    emitter.out_of_line();
+    let Emitter { asm, sites, links, traps, .. } = emitter;
+    Draft { code: asm.bytes, sites, links, traps, instructions }
+}
+
+/// Decodes up to the end of the page, a branch, or the limit.
+fn decode(source: &Source<'_>, announced: &mut dyn FnMut(&Instruction) -> bool) -> Vec<Fact> {
+    let mut factory = InstructionInfoFactory::new();
+    let options = DecoderOptions::FORCE_RESERVED_NOP;
+    let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), options);
+    let mut facts: Vec<Fact> = Vec::with_capacity(16);
+    let mut ins = Instruction::default();
+    let limit = if source.second_page.is_some() { 1 } else { BLOCK_INSTRUCTIONS };
+    while facts.len() < limit && decoder.can_decode() {
+        let offset = decoder.ip() as i32;
+        decoder.decode_out(&mut ins);
+        let crosses = decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        if crosses && !facts.is_empty() {
+            break;
+        }
+        let known = !ins.is_invalid() && announced(&ins);
+        let fact = examine(&mut factory, &ins, offset, source.gates, known);
+        let ends = fact.kind.ends_block();
+        facts.push(fact);
+        if ends {
+            break;
+        }
+    }
+    facts
+}
+
+impl Emitter<'_> {
+    fn block(&mut self) {
+        if let Some(host) = self.source.second_page {
+            self.check_second_page(host);
+        }
+        let count = self.facts.len();
+        let poll_at = self.poll_position();
+        for index in 0..count {
+            if poll_at == Some(index) {
+                self.poll(index);
+            }
+            self.instruction(index);
+        }
+        let last = &self.facts[count - 1];
+        if !last.kind.ends_block() {
+            let next = last.offset + last.ins.len() as i32;
+            self.want_native();
+            self.spend(count);
+            self.jump_to(next);
+        }
+    }
+
+    fn instruction(&mut self, index: usize) {
+        let fact = self.facts[index].clone();
+        if (fact.vector && !self.vectors_ready) || (fact.x87 && !self.x87_ready) {
+            self.ready_units(index, &fact);
+        }
+        match fact.kind {
+            Kind::Nothing => {}
+            Kind::Plain => self.plain(index, &fact),
+            Kind::Address => self.load_address(&fact),
+            Kind::BitString => self.bit_string(index, &fact),
+            Kind::TimeStamp => self.time_stamp(),
+            Kind::Push => self.push(index, &fact),
+            Kind::Pop => self.pop(index, &fact),
+            Kind::Leave => self.leave(index),
+            Kind::Jump => self.jump(index, &fact),
+            Kind::Branch(condition) => self.branch(index, &fact, condition),
+            Kind::Call => self.call(index, &fact),
+            Kind::JumpIndirect => self.jump_indirect(index, &fact),
+            Kind::CallIndirect => self.call_indirect(index, &fact),
+            Kind::Return => self.ret(index, &fact),
+            Kind::Interpret => self.interpret(index),
+        }
+        self.after(&fact);
+    }
+
+    /// Notes what an instruction does to the flags' place.
+    fn after(&mut self, fact: &Fact) {
+        if fact.changes_flags {
+            let recipe = if fact.makes_flags { Recipe::of(&fact.ins) } else { None };
+            self.place = Place::Native { recipe, saved: false };
+            return;
+        }
+        self.place = match self.place {
+            Place::Native { recipe: Some(recipe), saved } => {
+                Place::Native { recipe: recipe.after(fact), saved }
+            }
+            Place::Recipe(recipe) => match recipe.after(fact) {
+                Some(recipe) => Place::Recipe(recipe),
+                // `serves` promised that nobody asks before they are overwritten.
+                None => Place::Native { recipe: None, saved: false },
+            },
+            other => other,
+        };
+    }
+
+    /// Makes the flags free for host use before instruction `index`.
+    pub(super) fn clobber(&mut self, index: usize) {
+        let Place::Native { recipe, saved } = self.place else { return };
+        if saved {
+            self.place = Place::Saved;
+        } else if let Some(recipe) = recipe
+            && serves(recipe, &self.facts, index)
+        {
+            self.place = Place::Recipe(recipe);
+        } else {
+            self.save_flags();
+            self.place = Place::Saved;
+        }
+    }
+
+    /// Brings the flags back into the host's; changes S1.
+    pub(super) fn want_native(&mut self) {
+        match self.place {
+            Place::Native { .. } => {}
+            Place::Saved => {
+                self.restore_flags();
+                self.place = Place::Native { recipe: None, saved: true };
+            }
+            Place::Recipe(recipe) => {
+                self.cook(recipe);
+                self.place = Place::Native { recipe: Some(recipe), saved: false };
+            }
+        }
+    }
+
+    /// A new site at instruction `index`, with the flags where they are now.
+    pub(super) fn site(&mut self, kind: SiteKind, index: usize) -> u32 {
+        let offset = self.facts[index].offset;
+        self.site_at(kind, offset, index)
+    }
+
+    pub(super) fn site_at(&mut self, kind: SiteKind, offset: i32, executed: usize) -> u32 {
+        self.sites.push(Site {
+            kind,
+            block: self.numbers.block,
+            offset,
+            executed: executed as u16,
+            flags: self.place,
+            resume: 0,
+        });
+        self.numbers.first_site + self.sites.len() as u32 - 1
+    }
+
+    /// Takes executed instructions off the budget.
+    pub(super) fn spend(&mut self, count: usize) {
+        self.asm.add_quietly(BUDGET, -(count as i32));
+    }
+
+    /// Before which instruction to look at the budget: where a loop may close, at the latest
+    /// place where flags are about to be overwritten anyway.
+    fn poll_position(&self) -> Option<usize> {
+        let index = self.facts.len() - 1;
+        let last = &self.facts[index];
+        let wants = match last.kind {
+            Kind::JumpIndirect | Kind::CallIndirect | Kind::Return => true,
+            Kind::Jump | Kind::Branch(_) | Kind::Call => {
+                let target = last.ins.near_branch_target() as i64 as i32;
+                target <= last.offset || !(0..4096).contains(&target)
+            }
+            Kind::Interpret => false,
+            _ => last.offset + last.ins.len() as i32 >= 4096,
+        };
+        if !wants {
+            return None;
+        }
+        let maker = (0..index).rev().find(|&at| self.facts[at].makes_flags);
+        let reads = matches!(last.kind, Kind::Branch(_));
+        Some(if reads { maker.unwrap_or(index) } else { index })
+    }
+
+    fn poll(&mut self, index: usize) {
+        self.clobber(index);
+        let site = self.site(SiteKind::Poll, index);
+        self.asm.rr(true, &[0x85], BUDGET, BUDGET);
+        let from = self.asm.jcc(cond::SIGN);
+        self.stubs.push(Stub::Leave { from, site });
+    }
+
+    /// Leaves in front of an instruction for good.
+    fn interpret(&mut self, index: usize) {
+        let native = matches!(self.place, Place::Native { .. });
+        let site = self.site(SiteKind::Interpret, index);
+        self.go_out(site, native);
+    }
+}

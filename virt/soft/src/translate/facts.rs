@@ -1,0 +1,534 @@
+//! What the translator must know of an instruction before it emits anything.
+
+use iced_x86::{
+    Code, CodeSize, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory,
+    Mnemonic, OpAccess, OpKind, Register,
+};
+
+use super::flags::STATUS;
+use super::registers::is_taken;
+
+/// How an instruction is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Copied, with registers and memory operand replaced where needed.
+    Plain,
+    /// Does nothing.
+    Nothing,
+    /// LEA.
+    Address,
+    /// PUSH of a register, immediate or memory.
+    Push,
+    /// POP to a register.
+    Pop,
+    /// LEAVE.
+    Leave,
+    /// BT, BTS, BTR, BTC with a register as bit offset into memory.
+    BitString,
+    /// RDTSC.
+    TimeStamp,
+    /// JMP rel.
+    Jump,
+    /// Jcc rel, by condition.
+    Branch(u8),
+    /// CALL rel.
+    Call,
+    /// JMP r/m64.
+    JumpIndirect,
+    /// CALL r/m64.
+    CallIndirect,
+    /// RET, RET imm16.
+    Return,
+    /// Left to the interpreter.
+    Interpret,
+}
+
+impl Kind {
+    /// Whether a block ends with it.
+    pub(crate) fn ends_block(self) -> bool {
+        matches!(
+            self,
+            Self::Jump
+                | Self::Branch(_)
+                | Self::Call
+                | Self::JumpIndirect
+                | Self::CallIndirect
+                | Self::Return
+                | Self::Interpret
+        )
+    }
+}
+
+/// A memory access through the explicit operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryAccess {
+    pub(crate) write: bool,
+    /// Bytes, 1 to 512.
+    pub(crate) size: u32,
+}
+
+/// One instruction of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct Fact {
+    pub(crate) ins: Instruction,
+    /// Distance from the start of the page the block starts in.
+    pub(crate) offset: i32,
+    pub(crate) kind: Kind,
+    /// The explicit memory operand's access.
+    pub(crate) access: Option<MemoryAccess>,
+    /// General registers written.
+    pub(crate) writes: u16,
+    /// What a stack instruction adds to RSP.
+    pub(crate) stack_move: Option<i32>,
+    /// Some status flag is read, or kept while others change.
+    pub(crate) reads_flags: bool,
+    /// All status flags are overwritten (and none read).
+    pub(crate) makes_flags: bool,
+    /// Some status flag changes.
+    pub(crate) changes_flags: bool,
+    /// Can leave the block before it, or fault.
+    pub(crate) can_leave: bool,
+    /// Needs XMM, YMM or MXCSR.
+    pub(crate) vector: bool,
+    /// Needs x87 or MMX.
+    pub(crate) x87: bool,
+    /// Can raise an exception other than by memory (host: SIGFPE).
+    pub(crate) can_trap: bool,
+}
+
+/// Number and byte size of a general register, high-byte ones apart.
+pub(crate) fn gpr_of(register: Register) -> Option<(u8, u8)> {
+    if !register.is_gpr() || is_high_byte(register) {
+        return None;
+    }
+    let size = register.size() as u8;
+    Some((register.full_register().number() as u8, size))
+}
+
+/// AH, CH, DH, BH.
+pub(crate) fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+}
+
+/// What the vector and x87 units may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Gates {
+    pub(crate) sse: bool,
+    pub(crate) avx: bool,
+    pub(crate) x87: bool,
+    /// RDTSC may run unnoticed.
+    pub(crate) time: bool,
+}
+
+/// Looks at an instruction. `announced`: CPUID names all it needs.
+pub(crate) fn examine(
+    factory: &mut InstructionInfoFactory,
+    ins: &Instruction,
+    offset: i32,
+    gates: Gates,
+    announced: bool,
+) -> Fact {
+    let mut fact = Fact {
+        ins: *ins,
+        offset,
+        kind: Kind::Interpret,
+        access: None,
+        writes: 0,
+        stack_move: None,
+        reads_flags: true,
+        makes_flags: false,
+        changes_flags: false,
+        can_leave: true,
+        vector: false,
+        x87: false,
+        can_trap: false,
+    };
+    if !announced || ins.is_invalid() {
+        return fact;
+    }
+    let kind = kind_of(ins);
+    if kind == Kind::Interpret {
+        return fact;
+    }
+    let (vector, x87) = units(ins);
+    if has_memory(ins) && !is_reachable(ins)
+        || taken_operands(ins) > 1 + usize::from(!has_memory(ins))
+    {
+        return fact;
+    }
+    let vex = ins.encoding() == EncodingKind::VEX && vector;
+    let closed = vector && !gates.sse || vex && !gates.avx || x87 && !gates.x87;
+    if closed || kind == Kind::TimeStamp && !gates.time {
+        return fact;
+    }
+    let info = factory.info(ins);
+    for used in info.used_registers() {
+        let written =
+            !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+        if used.register().is_gpr() && written {
+            fact.writes |= 1 << used.register().full_register().number();
+        }
+    }
+    if has_memory(ins) && !matches!(kind, Kind::Nothing | Kind::Address) {
+        let Some(access) = memory_access(ins, info.used_memory()) else { return fact };
+        fact.access = Some(access);
+    }
+    fact.kind = kind;
+    fact.vector = vector;
+    fact.x87 = x87;
+    fact.can_trap = can_trap(ins, vector, x87);
+    flags_of(ins, &mut fact);
+    fact.stack_move = match ins.code() {
+        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => Some(-8),
+        Code::Pop_r64 => Some(8),
+        _ => None,
+    };
+    let stack = matches!(kind, Kind::Push | Kind::Pop | Kind::Leave | Kind::Call);
+    fact.can_leave = fact.access.is_some()
+        || stack
+        || fact.can_trap
+        || matches!(kind, Kind::JumpIndirect | Kind::CallIndirect | Kind::Return);
+    if kind.ends_block() {
+        // What follows needs the flags.
+        fact.reads_flags = true;
+        fact.makes_flags = false;
+    }
+    fact
+}
+
+fn flags_of(ins: &Instruction, fact: &mut Fact) {
+    let (read, mut changed) = (ins.rflags_read() & STATUS, ins.rflags_modified() & STATUS);
+    let mut maybe = false;
+    if is_shift(ins.mnemonic()) {
+        let count = ins.op_count() - 1;
+        if ins.op_kind(count) == OpKind::Register {
+            maybe = true;
+        } else {
+            let mask = if operand_size(ins) == 8 { 0x3f } else { 0x1f };
+            if ins.immediate(count) & mask == 0 {
+                changed = 0;
+            }
+        }
+    }
+    fact.changes_flags = changed != 0;
+    fact.reads_flags = read != 0 || changed != 0 && (changed != STATUS || maybe);
+    fact.makes_flags = changed == STATUS && !fact.reads_flags;
+}
+
+fn is_shift(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    )
+}
+
+fn operand_size(ins: &Instruction) -> usize {
+    match ins.op0_kind() {
+        OpKind::Register => ins.op0_register().size(),
+        _ => ins.memory_size().size(),
+    }
+}
+
+/// Whether an explicit memory operand is there.
+pub(crate) fn has_memory(ins: &Instruction) -> bool {
+    (0..ins.op_count()).any(|index| ins.op_kind(index) == OpKind::Memory)
+}
+
+fn memory_access(ins: &Instruction, used: &[iced_x86::UsedMemory]) -> Option<MemoryAccess> {
+    let size = ins.memory_size().size() as u32;
+    if size == 0 || size > 512 || is_moffs(ins) {
+        return None;
+    }
+    let write = used.iter().any(|memory| {
+        !matches!(memory.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None)
+            && memory.base() == ins.memory_base()
+    });
+    Some(MemoryAccess { write, size })
+}
+
+/// Whether the address can be formed: RIP-relative ones reach up to 2 GiB from the page's start.
+fn is_reachable(ins: &Instruction) -> bool {
+    match ins.memory_base() {
+        Register::RIP => i32::try_from(ins.memory_displacement64() as i64).is_ok(),
+        Register::EIP => false,
+        _ => true,
+    }
+}
+
+/// Distinct taken registers among the register operands.
+fn taken_operands(ins: &Instruction) -> usize {
+    let mut seen = 0u16;
+    for index in 0..ins.op_count() {
+        if ins.op_kind(index) == OpKind::Register
+            && let Some((number, _)) = gpr_of(ins.op_register(index))
+            && is_taken(number)
+        {
+            seen |= 1 << number;
+        }
+    }
+    seen.count_ones() as usize
+}
+
+fn is_moffs(ins: &Instruction) -> bool {
+    matches!(
+        ins.code(),
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    )
+}
+
+/// Whether XMM/YMM/MXCSR and whether x87/MMX are touched.
+fn units(ins: &Instruction) -> (bool, bool) {
+    use CpuidFeature as F;
+    let mut vector = false;
+    let mut x87 = false;
+    for feature in ins.cpuid_features() {
+        match feature {
+            F::FPU | F::FPU287 | F::FPU387 | F::MMX => x87 = true,
+            F::SSE
+            | F::SSE2
+            | F::SSE3
+            | F::SSSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::AES
+            | F::PCLMULQDQ
+            | F::SHA
+            | F::GFNI
+            | F::AVX
+            | F::AVX2
+            | F::FMA
+            | F::F16C
+            | F::VAES
+            | F::VPCLMULQDQ => vector = true,
+            _ => {}
+        }
+    }
+    for index in 0..ins.op_count() {
+        if ins.op_kind(index) == OpKind::Register {
+            let register = ins.op_register(index);
+            vector |= register.is_vector_register();
+            x87 |= register.is_mm() || register.is_st();
+        }
+    }
+    let plain = matches!(
+        ins.mnemonic(),
+        Mnemonic::Crc32
+            | Mnemonic::Lfence
+            | Mnemonic::Mfence
+            | Mnemonic::Sfence
+            | Mnemonic::Pause
+            | Mnemonic::Movnti
+    );
+    if plain { (false, false) } else { (vector, x87) }
+}
+
+/// Whether the host may raise SIGFPE, or SIGSEGV for alignment, on it.
+fn can_trap(ins: &Instruction, vector: bool, x87: bool) -> bool {
+    vector || x87 || matches!(ins.mnemonic(), Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b)
+}
+
+fn kind_of(ins: &Instruction) -> Kind {
+    use Mnemonic as M;
+    if ins.code_size() != CodeSize::Code64
+        || ins.is_privileged()
+        || !matches!(ins.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
+    {
+        return Kind::Interpret;
+    }
+    match ins.code() {
+        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => {
+            return Kind::Push;
+        }
+        Code::Pop_r64 if ins.op0_register() != Register::RSP => return Kind::Pop,
+        Code::Leaveq => return Kind::Leave,
+        Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => return Kind::Jump,
+        Code::Call_rel32_64 => return Kind::Call,
+        Code::Jmp_rm64 => return Kind::JumpIndirect,
+        Code::Call_rm64 => return Kind::CallIndirect,
+        Code::Retnq | Code::Retnq_imm16 => return Kind::Return,
+        Code::Rdtsc => return Kind::TimeStamp,
+        _ => {}
+    }
+    if ins.is_jcc_short_or_near() {
+        let near = matches!(ins.op0_kind(), OpKind::NearBranch64);
+        return if near { Kind::Branch(condition(ins)) } else { Kind::Interpret };
+    }
+    if ins.flow_control() != FlowControl::Next || ins.is_stack_instruction() {
+        return Kind::Interpret;
+    }
+    match ins.mnemonic() {
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Reservednop
+        | M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchwt1
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2 => Kind::Nothing,
+        M::Lea => Kind::Address,
+        M::Bt | M::Bts | M::Btr | M::Btc
+            if ins.op0_kind() == OpKind::Memory && ins.op1_kind() == OpKind::Register =>
+        {
+            Kind::BitString
+        }
+        _ if is_left_to_interpreter(ins) => Kind::Interpret,
+        _ => Kind::Plain,
+    }
+}
+
+fn condition(ins: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match ins.condition_code() {
+        C::o => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        _ => 15,
+    }
+}
+
+/// What is not copied though nothing about its flow or privilege says so.
+fn is_left_to_interpreter(ins: &Instruction) -> bool {
+    use Mnemonic as M;
+    let odd_operand = (0..ins.op_count()).any(|index| {
+        let kind = ins.op_kind(index);
+        let implicit = !matches!(
+            kind,
+            OpKind::Register
+                | OpKind::Memory
+                | OpKind::Immediate8
+                | OpKind::Immediate8_2nd
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64
+        );
+        let register = kind == OpKind::Register && {
+            let register = ins.op_register(index);
+            register.is_segment_register()
+                || register.is_cr()
+                || register.is_dr()
+                || register.is_tr()
+                || register.is_bnd()
+                || register.is_k()
+                || register.is_zmm()
+                || register.is_tmm()
+        };
+        implicit || register
+    });
+    let vsib = ins.is_vsib();
+    let high_byte = has_memory(ins)
+        && (0..ins.op_count())
+            .any(|i| ins.op_kind(i) == OpKind::Register && is_high_byte(ins.op_register(i)));
+    odd_operand
+        || vsib
+        || high_byte
+        || ins.is_string_instruction()
+        || matches!(
+            ins.mnemonic(),
+            M::Cpuid
+                | M::Rdtsc
+                | M::Rdtscp
+                | M::Rdpmc
+                | M::Rdpid
+                | M::Rdpru
+                | M::Rdrand
+                | M::Rdseed
+                | M::Xgetbv
+                | M::Xsetbv
+                | M::Xsave
+                | M::Xsave64
+                | M::Xsavec
+                | M::Xsavec64
+                | M::Xsaveopt
+                | M::Xsaveopt64
+                | M::Xsaves
+                | M::Xsaves64
+                | M::Xrstor
+                | M::Xrstor64
+                | M::Xrstors
+                | M::Xrstors64
+                | M::Fxsave
+                | M::Fxsave64
+                | M::Fxrstor
+                | M::Fxrstor64
+                | M::Fnsave
+                | M::Frstor
+                | M::Fnstenv
+                | M::Fldenv
+                | M::Fnsetpm
+                | M::Sgdt
+                | M::Sidt
+                | M::Sldt
+                | M::Str
+                | M::Smsw
+                | M::Lar
+                | M::Lsl
+                | M::Verr
+                | M::Verw
+                | M::Rdfsbase
+                | M::Rdgsbase
+                | M::Wrfsbase
+                | M::Wrgsbase
+                | M::Cli
+                | M::Sti
+                | M::Cld
+                | M::Std
+                | M::Clac
+                | M::Stac
+                | M::In
+                | M::Out
+                | M::Clflush
+                | M::Clflushopt
+                | M::Clwb
+                | M::Clzero
+                | M::Cldemote
+                | M::Monitor
+                | M::Mwait
+                | M::Monitorx
+                | M::Mwaitx
+                | M::Umonitor
+                | M::Umwait
+                | M::Tpause
+                | M::Serialize
+                | M::Rdpkru
+                | M::Wrpkru
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+                | M::Vmaskmovps
+                | M::Vmaskmovpd
+                | M::Vpmaskmovd
+                | M::Vpmaskmovq
+                | M::Xlatb
+                | M::Enter
+                | M::Ud0
+                | M::Ud1
+                | M::Ud2
+        )
+}

@@ -1,0 +1,143 @@
+//! The inline look-up in the software TLB, and flags around it.
+
+use super::asm::{Alu, Mem, cond};
+use super::emit::{Emitter, Stub};
+use super::flags::{Maker, Place, Recipe, Source};
+use super::registers::{RAX, S0, S1, is_taken};
+use super::site::SiteKind;
+use crate::cache::layout::{TLB, TLB_ENTRIES, TLB_ENTRY_SHIFT, TLB_HOST};
+use crate::cache::state::at;
+
+/// Mask for a page's entry, in bytes.
+const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32;
+
+/// The tag of an entry for one kind of access.
+pub(super) fn tag(kind: usize) -> i32 {
+    (TLB + kind * 8) as i32
+}
+
+impl Emitter<'_> {
+    /// S1 = byte index of the TLB entry for the address in S0.
+    pub(super) fn tlb_index(&mut self) {
+        self.asm.mov(S1, S0);
+        self.asm.shr(S1, 12 - TLB_ENTRY_SHIFT);
+        self.asm.alu_imm(false, Alu::And, S1, INDEX_MASK);
+    }
+
+    /// Checks an access at the linear address in S0; after it, [S0 + S1] is the data.
+    pub(super) fn check(&mut self, index: usize, write: bool, size: u32) {
+        self.clobber(index);
+        let site = self.site(SiteKind::Access { write, size }, index);
+        self.tlb_index();
+        self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag(usize::from(write))));
+        self.asm.alu_imm(true, Alu::Cmp, S0, 4096 - size as i32);
+        let from = self.asm.jcc(cond::ABOVE);
+        self.asm.load(S1, Mem::GsIndex(S1, (TLB + TLB_HOST) as i32));
+        let resume = self.asm.here() as u32;
+        let local = (site - self.numbers.first_site) as usize;
+        self.sites[local].resume = resume;
+        self.stubs.push(Stub::Miss { from, site, write });
+    }
+
+    /// S0 = S0 + S1: frees S1.
+    pub(super) fn join_address(&mut self) {
+        self.asm.lea(true, S0, Some(S0), Some((S1, 0)), 0);
+    }
+
+    /// Checks that the page after the block's is where it was: the block's only instruction ends
+    /// in it.
+    pub(super) fn check_second_page(&mut self, host: u64) {
+        self.clobber(0);
+        let site = self.site(SiteKind::SecondPage, 0);
+        self.load_rip(S0, 4096);
+        self.tlb_index();
+        self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, tag(2)));
+        let from = self.asm.jcc(cond::NOT_EQUAL);
+        self.stubs.push(Stub::Leave { from, site });
+        self.asm.constant(S0, host);
+        self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, (TLB + TLB_HOST) as i32));
+        let from = self.asm.jcc(cond::NOT_EQUAL);
+        self.stubs.push(Stub::Leave { from, site });
+    }
+
+    /// Saves the host's flags; changes S1.
+    pub(super) fn save_flags(&mut self) {
+        self.asm.mov(S1, RAX);
+        self.asm.flags_to_ax();
+        self.asm.store(Mem::Gs(at::FLAGS), RAX);
+        self.asm.mov(RAX, S1);
+    }
+
+    /// Loads saved flags into the host's; changes S1.
+    pub(super) fn restore_flags(&mut self) {
+        self.asm.mov(S1, RAX);
+        self.asm.load32(RAX, Mem::Gs(at::FLAGS));
+        self.asm.flags_from_ax();
+        self.asm.mov(RAX, S1);
+    }
+
+    /// Makes flags again; changes S1.
+    pub(super) fn cook(&mut self, recipe: Recipe) {
+        let Recipe { maker, size, dst, src, drift } = recipe;
+        let unchanged = matches!(maker, Maker::Cmp | Maker::Test | Maker::Logic);
+        let register = if unchanged && !is_taken(dst) && drift == 0 {
+            dst
+        } else {
+            if is_taken(dst) {
+                self.asm.load(S1, Mem::Gs(at::reg(dst)));
+            } else {
+                self.asm.lea(true, S1, Some(dst), None, -drift);
+            }
+            S1
+        };
+        match maker {
+            Maker::Cmp => self.operate(7, size, register, src),
+            Maker::Test => self.test(size, register, src),
+            Maker::Logic => self.asm.sized_rr(size, 0x84, register, register),
+            Maker::Add => {
+                self.operate(5, size, register, src);
+                self.operate(0, size, register, src);
+            }
+            Maker::Sub => {
+                self.operate(0, size, register, src);
+                self.operate(5, size, register, src);
+            }
+        }
+    }
+
+    /// One of the eight basic operations by its digit: register OP= source.
+    fn operate(&mut self, digit: u8, size: u8, register: u8, source: Source) {
+        match source {
+            Source::Immediate(value) => self.asm.sized_imm(size, digit, register, value),
+            Source::Register(other) if is_taken(other) => {
+                self.slot_operand(digit << 3 | 2, size, register, other);
+            }
+            Source::Register(other) => self.asm.sized_rr(size, digit << 3, register, other),
+        }
+    }
+
+    fn test(&mut self, size: u8, register: u8, source: Source) {
+        match source {
+            Source::Immediate(value) => self.asm.test_imm(size, register, value),
+            Source::Register(other) if is_taken(other) => {
+                self.slot_operand(0x84, size, register, other);
+            }
+            Source::Register(other) => self.asm.sized_rr(size, 0x84, register, other),
+        }
+    }
+
+    /// An operation whose source is a taken register's slot.
+    fn slot_operand(&mut self, opcode: u8, size: u8, register: u8, other: u8) {
+        if size == 2 {
+            self.asm.bytes.push(0x66);
+        }
+        let opcode = [opcode | u8::from(size != 1)];
+        self.asm.rm_byte(size == 8, size == 1, &opcode, register, Mem::Gs(at::reg(other)));
+    }
+
+    /// A place for the flags that survives what follows, without a site.
+    pub(super) fn protect_flags(&mut self, index: usize) {
+        self.clobber(index);
+        debug_assert!(!matches!(self.place, Place::Native { .. }));
+    }
+}

@@ -1,0 +1,40 @@
+//! Tier 1: guest code to host code, block by block.
+//!
+//! Both are x86-64, so most instructions are copied: the guest's registers, flags and vector
+//! state live in the host's own. What changes is what touches memory (an inline look-up in the
+//! software TLB, `memory`), what moves control (`branch`), the three registers that the translator
+//! keeps for itself (`registers`), and the flags that checks destroy (`flags`). Anything else
+//! leaves the block in front of the instruction, and the interpreter executes it.
+//!
+//! Invariant: at every point where a block can be left, all guest state is that before one guest
+//! instruction, and a [`Site`] says which.
+//!
+//! ```text
+//! guest                       host
+//! add [rbx+8], rax            lea  r10, [rbx+8]
+//!                             mov  r11, r10
+//!                             shr  r11, 7                 index of the page's entry
+//!                             and  r11d, 0x3fe0
+//!                             xor  r10, gs:[r11+TLB+8]    tag of the write table
+//!                             cmp  r10, 4096-8            offset in page, if the tag is right
+//!                             ja   miss
+//!                             mov  r11, gs:[r11+TLB+24]   host page
+//!                             add  [r10+r11], rax
+//! ```
+
+mod address;
+pub(crate) mod announced;
+pub(crate) mod asm;
+mod branch;
+mod emit;
+pub(crate) mod facts;
+pub(crate) mod flags;
+mod memory;
+mod plain;
+pub(crate) mod registers;
+pub(crate) mod site;
+mod stack;
+pub(crate) mod stubs;
+
+pub(crate) use emit::{Numbers, Source, translate};
+pub(crate) use site::{Link, Site, SiteKind};

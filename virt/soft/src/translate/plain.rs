@@ -1,0 +1,224 @@
+//! Instructions that are copied, with their registers and memory operand replaced where needed.
+
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
+
+use super::asm::{Alu, Mem, cond};
+use super::emit::{Emitter, Stub};
+use super::facts::{Fact, gpr_of};
+use super::flags::Place;
+use super::registers::{S0, S1, is_taken};
+use super::site::SiteKind;
+use crate::cache::state::at;
+
+/// A taken register and the scratch register that stands for it in one instruction.
+type Stand = (u8, u8);
+
+impl Emitter<'_> {
+    /// Copies an instruction.
+    pub(super) fn plain(&mut self, index: usize, fact: &Fact) {
+        let mut ins = fact.ins;
+        let stands = stands(&ins, fact.access.is_some());
+        if let Some(access) = fact.access {
+            self.linear_address(&ins);
+            self.check(index, access.write, access.size);
+            let wants_flags = fact.reads_flags && !matches!(self.place, Place::Native { .. });
+            let join = wants_flags || stands[0].is_some();
+            if join {
+                self.join_address();
+            }
+            point(&mut ins, S0, if join { None } else { Some(S1) });
+            if wants_flags {
+                self.want_native();
+            }
+        } else if fact.reads_flags {
+            self.want_native();
+        }
+        if fact.access.is_none() && stands[0].is_none() {
+            self.note_trap(index, fact);
+            self.copy(fact);
+            return;
+        }
+        for (number, scratch) in stands.iter().flatten() {
+            if is_loaded(&fact.ins, *number) {
+                self.asm.load(*scratch, Mem::Gs(at::reg(*number)));
+            }
+        }
+        replace(&mut ins, &stands);
+        self.note_trap(index, fact);
+        self.encode(&ins);
+        for (number, scratch) in stands.iter().flatten() {
+            if fact.writes >> number & 1 != 0 {
+                self.asm.store(Mem::Gs(at::reg(*number)), *scratch);
+            }
+        }
+    }
+
+    /// The instruction's own bytes.
+    fn copy(&mut self, fact: &Fact) {
+        let start = (fact.offset as u32 - self.source.offset) as usize;
+        self.asm.bytes.extend(&self.source.bytes[start..start + fact.ins.len()]);
+    }
+
+    fn encode(&mut self, ins: &Instruction) {
+        self.encoder.set_buffer(std::mem::take(&mut self.asm.bytes));
+        self.encoder.encode(ins, 0).expect("a decoded instruction with simpler operands encodes");
+        self.asm.bytes = self.encoder.take_buffer();
+    }
+
+    /// The host may raise a signal on what comes next.
+    fn note_trap(&mut self, index: usize, fact: &Fact) {
+        if fact.can_trap {
+            let site = self.site(SiteKind::Trap, index);
+            self.traps.push((self.asm.here() as u32, site));
+        }
+    }
+
+    /// Loads vector and x87 state if the host does not hold it.
+    pub(super) fn ready_units(&mut self, index: usize, fact: &Fact) {
+        self.protect_flags(index);
+        if fact.vector && !self.vectors_ready {
+            self.vectors_ready = true;
+            self.ready_unit(at::VECTORS_LIVE, false);
+        }
+        if fact.x87 && !self.x87_ready {
+            self.x87_ready = true;
+            self.ready_unit(at::X87_LIVE, true);
+        }
+    }
+
+    fn ready_unit(&mut self, live: i32, x87: bool) {
+        self.asm.cmp_mem32(Mem::Gs(live), 0);
+        let from = self.asm.jcc(cond::EQUAL);
+        let back = self.asm.here();
+        self.stubs.push(Stub::Unit { from, back, x87 });
+    }
+
+    /// BT and kin with a register as offset: the operand is as many words away as it says.
+    pub(super) fn bit_string(&mut self, index: usize, fact: &Fact) {
+        let mut ins = fact.ins;
+        let (number, size) =
+            gpr_of(ins.op1_register()).expect("word, doubleword or quadword registers");
+        let access = fact.access.expect("the form with a memory operand");
+        // Shifts and masks would destroy the flags before the check secures them.
+        self.clobber(index);
+        self.linear_address(&ins);
+        self.offset_register(number, size);
+        let (shift, scale) = match size {
+            2 => (4, 1),
+            4 => (5, 2),
+            _ => (6, 3),
+        };
+        self.asm.sar(S1, shift);
+        self.asm.lea(true, S0, Some(S0), Some((S1, scale)), 0);
+        self.check(index, access.write, access.size);
+        self.join_address();
+        self.offset_register(number, size);
+        self.asm.alu_imm(false, Alu::And, S1, i32::from(size) * 8 - 1);
+        self.asm.store(Mem::Gs(at::TEMP), S1);
+        // Only CF changes: the others must be there. This needs S1.
+        self.want_native();
+        self.asm.load(S1, Mem::Gs(at::TEMP));
+        point(&mut ins, S0, None);
+        ins.set_op1_register(sized(S1, u32::from(size)));
+        self.encode(&ins);
+    }
+
+    /// S1 = a register's value, sign-extended.
+    fn offset_register(&mut self, number: u8, size: u8) {
+        if is_taken(number) {
+            self.asm.load(S1, Mem::Gs(at::reg(number)));
+        } else {
+            self.asm.mov(S1, number);
+        }
+        match size {
+            2 => self.asm.rr(true, &[0x0f, 0xbf], S1, S1),
+            4 => self.asm.rr(true, &[0x63], S1, S1),
+            _ => {}
+        }
+    }
+
+    /// RDTSC plus the guest's offset, changing no flag.
+    pub(super) fn time_stamp(&mut self) {
+        const RDX: u8 = 2;
+        const RAX: u8 = 0;
+        self.asm.bytes.extend([0x0f, 0x31]);
+        self.asm.rorx(RDX, RDX, 32);
+        self.asm.lea(true, RAX, Some(RAX), Some((RDX, 0)), 0);
+        self.asm.load(S0, Mem::Gs(at::TSC_OFFSET));
+        self.asm.lea(true, RAX, Some(RAX), Some((S0, 0)), 0);
+        self.asm.rorx(RDX, RAX, 32);
+        self.asm.mov32(RDX, RDX);
+        self.asm.mov32(RAX, RAX);
+    }
+}
+
+/// Points the memory operand at [base + index].
+fn point(ins: &mut Instruction, base: u8, index: Option<u8>) {
+    ins.set_segment_prefix(Register::None);
+    ins.set_memory_base(sized(base, 8));
+    ins.set_memory_index(index.map_or(Register::None, |index| sized(index, 8)));
+    ins.set_memory_index_scale(1);
+    ins.set_memory_displacement64(0);
+    ins.set_memory_displ_size(0);
+}
+
+/// The taken registers among the register operands, with their stand-ins: S1 alone where there is
+/// a memory operand (S0 points at it).
+fn stands(ins: &Instruction, memory: bool) -> [Option<Stand>; 2] {
+    let mut found: [Option<Stand>; 2] = [None; 2];
+    let scratch = if memory { [S1, S1] } else { [S0, S1] };
+    let mut used = 0;
+    for index in 0..ins.op_count() {
+        if ins.op_kind(index) != OpKind::Register {
+            continue;
+        }
+        let Some((number, _)) = gpr_of(ins.op_register(index)) else { continue };
+        if is_taken(number) && !found.iter().flatten().any(|stand| stand.0 == number) {
+            found[used] = Some((number, scratch[used]));
+            used += 1;
+        }
+    }
+    found
+}
+
+/// Whether a taken register's value must be there before the instruction: unless it only writes
+/// 32 or 64 bits of it.
+fn is_loaded(ins: &Instruction, number: u8) -> bool {
+    let mut factory = iced_x86::InstructionInfoFactory::new();
+    let info = factory.info(ins);
+    (0..ins.op_count()).any(|index| {
+        ins.op_kind(index) == OpKind::Register
+            && gpr_of(ins.op_register(index)).is_some_and(|(other, size)| {
+                other == number && !(info.op_access(index) == OpAccess::Write && size >= 4)
+            })
+    })
+}
+
+/// Puts all stand-ins in at once: a taken register's number may be another one's scratch.
+fn replace(ins: &mut Instruction, stands: &[Option<Stand>; 2]) {
+    for index in 0..ins.op_count() {
+        if ins.op_kind(index) == OpKind::Register
+            && let Some((number, size)) = gpr_of(ins.op_register(index))
+            && let Some((_, scratch)) = stands.iter().flatten().find(|stand| stand.0 == number)
+        {
+            ins.set_op_register(index, sized(*scratch, u32::from(size)));
+        }
+    }
+}
+
+/// A register by number and byte size.
+fn sized(number: u8, size: u32) -> Register {
+    let base = match size {
+        1 => {
+            return match number {
+                10 => Register::R10L,
+                11 => Register::R11L,
+                _ => unreachable!("only scratch registers are named here"),
+            };
+        }
+        2 => Register::AX,
+        4 => Register::EAX,
+        _ => Register::RAX,
+    };
+    base + u32::from(number)
+}

@@ -1,0 +1,51 @@
+//! Places where translated code can be left, and branches that can be linked.
+
+use super::flags::Place;
+
+/// Why a block is left at a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SiteKind {
+    /// A check missed.
+    Access { write: bool, size: u32 },
+    /// The budget is spent, or somebody wants attention.
+    Poll,
+    /// The interpreter executes the instruction.
+    Interpret,
+    /// A branch that is not linked yet.
+    Link(u32),
+    /// An indirect branch to an address that the jump cache lacks.
+    Target,
+    /// The page after the block's is not mapped as it was.
+    SecondPage,
+    /// The host raised a signal on the instruction.
+    Trap,
+}
+
+/// A place where a block can be left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    pub(crate) kind: SiteKind,
+    /// The block, by number.
+    pub(crate) block: u32,
+    /// The guest instruction (for links: the target), from the start of the block's page.
+    pub(crate) offset: i32,
+    /// Instructions of the block executed and not yet taken off the budget.
+    pub(crate) executed: u16,
+    /// Where the status flags are.
+    pub(crate) flags: Place,
+    /// Where to go on after a miss that was filled: bytes from the start of the block's code.
+    pub(crate) resume: u32,
+}
+
+/// A branch with a target known when it was translated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    /// Where it leaves from.
+    pub(crate) site: u32,
+    /// Within the page: place of the jump's 32-bit distance.
+    pub(crate) patch: Option<u32>,
+    /// Beyond it: number of its slot.
+    pub(crate) slot: Option<u32>,
+    /// Place of the code that leaves.
+    pub(crate) stub: u32,
+}

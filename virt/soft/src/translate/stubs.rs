@@ -1,0 +1,308 @@
+//! Code that all blocks share: the way in, the ways out, missed checks, unit state.
+//!
+//! Only here the host's own registers are saved and its stack is used.
+
+use super::asm::{Asm, Mem, cond};
+use super::registers::{BUDGET, RSP, S0, S1, is_taken};
+use crate::cache::state::at;
+use x86::xsave::{XMM_OFFSET, YMM_HI_OFFSET};
+
+/// Places of the shared code in code memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stubs {
+    /// `extern "sysv64" fn(gs_base) -> site`.
+    pub(crate) enter: u32,
+    /// Leaves at the site in S1; flags are saved or made by a recipe.
+    pub(crate) leave: u32,
+    /// Leaves at the site in S1 and saves the host's flags.
+    pub(crate) leave_native: u32,
+    /// A check missed: linear address in S0, site in S1.
+    pub(crate) miss: u32,
+    /// Loads XMM, YMM and MXCSR, then goes to the address in S1.
+    pub(crate) load_vectors: u32,
+    /// Loads x87 and MMX, then goes to the address in S1.
+    pub(crate) load_x87: u32,
+    /// Where a host signal's handler goes.
+    pub(crate) trap: u32,
+}
+
+/// What `enter` returns where a signal came.
+pub(crate) const TRAP_SITE: u32 = u32::MAX;
+
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RDX: u8 = 2;
+const RBX: u8 = 3;
+const RBP: u8 = 5;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
+const R8: u8 = 8;
+
+/// The host's callee-saved registers, in the order they are pushed.
+const CALLEE_SAVED: [u8; 6] = [RBX, RBP, 12, 13, 14, 15];
+/// Guest registers that a call of ours may change.
+const CALLER_SAVED: [u8; 6] = [RAX, RCX, RDX, RSI, RDI, R8];
+
+/// The shared code for the start of code memory (place 0). `avx`: the host has YMM registers.
+pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
+    let mut asm = Asm::default();
+    let mut stubs = Stubs { enter: 0, ..Stubs::default() };
+    enter(&mut asm);
+
+    stubs.trap = align(&mut asm);
+    asm.constant(S1, u64::from(TRAP_SITE));
+    let trap = asm.jmp();
+
+    stubs.leave_native = align(&mut asm);
+    asm.store(Mem::Gs(at::reg(RAX)), RAX);
+    asm.flags_to_ax();
+    asm.store(Mem::Gs(at::FLAGS), RAX);
+    asm.load(RAX, Mem::Gs(at::reg(RAX)));
+    asm.land(trap);
+    stubs.leave = asm.here() as u32;
+    leave(&mut asm, avx);
+
+    stubs.miss = align(&mut asm);
+    miss(&mut asm, avx);
+
+    stubs.load_vectors = align(&mut asm);
+    load_vectors(&mut asm, avx);
+    asm.store_imm32(Mem::Gs(at::VECTORS_LIVE), 1);
+    asm.jmp_reg(S1);
+
+    stubs.load_x87 = align(&mut asm);
+    load_x87(&mut asm);
+    asm.jmp_reg(S1);
+    (asm.bytes, stubs)
+}
+
+fn align(asm: &mut Asm) -> u32 {
+    while !asm.here().is_multiple_of(16) {
+        asm.bytes.push(0x90);
+    }
+    asm.here() as u32
+}
+
+fn push(asm: &mut Asm, register: u8) {
+    if register >= 8 {
+        asm.bytes.push(0x41);
+    }
+    asm.bytes.push(0x50 | register & 7);
+}
+
+fn pop(asm: &mut Asm, register: u8) {
+    if register >= 8 {
+        asm.bytes.push(0x41);
+    }
+    asm.bytes.push(0x58 | register & 7);
+}
+
+fn enter(asm: &mut Asm) {
+    for register in CALLEE_SAVED {
+        push(asm, register);
+    }
+    // Aligns the stack for calls: return address, six registers, this.
+    asm.lea(true, RSP, Some(RSP), None, -8);
+    // WRGSBASE RDI
+    asm.bytes.extend([0xf3, 0x48, 0x0f, 0xae, 0xdf]);
+    asm.store(Mem::Gs(at::HOST_RSP), RSP);
+    // STMXCSR gs:[HOST_MXCSR]
+    asm.rm(false, &[0x0f, 0xae], 3, Mem::Gs(at::HOST_MXCSR));
+    asm.load(RAX, Mem::Gs(at::FLAGS));
+    asm.flags_from_ax();
+    for register in 0..16 {
+        if !is_taken(register) {
+            asm.load(register, Mem::Gs(at::reg(register)));
+        }
+    }
+    asm.load(BUDGET, Mem::Gs(at::BUDGET));
+    asm.jmp_mem(Mem::Gs(at::ENTRY));
+}
+
+fn leave(asm: &mut Asm, avx: bool) {
+    for register in 0..16 {
+        if !is_taken(register) {
+            asm.store(Mem::Gs(at::reg(register)), register);
+        }
+    }
+    asm.store(Mem::Gs(at::BUDGET), BUDGET);
+    asm.load(RSP, Mem::Gs(at::HOST_RSP));
+    leave_with_registers_saved(asm, avx);
+}
+
+/// S1 = site; every guest register is in its slot, RSP is the host's.
+fn leave_with_registers_saved(asm: &mut Asm, avx: bool) {
+    asm.mov(RAX, S1);
+    asm.cmp_mem32(Mem::Gs(at::VECTORS_LIVE), 0);
+    let clean = asm.jcc(cond::EQUAL);
+    save_vectors(asm, avx);
+    asm.store_imm32(Mem::Gs(at::VECTORS_LIVE), 0);
+    asm.land(clean);
+    asm.cmp_mem32(Mem::Gs(at::X87_LIVE), 0);
+    let clean = asm.jcc(cond::EQUAL);
+    save_x87(asm);
+    asm.land(clean);
+    asm.lea(true, RSP, Some(RSP), None, 8);
+    for register in CALLEE_SAVED.iter().rev() {
+        pop(asm, *register);
+    }
+    asm.bytes.push(0xc3);
+}
+
+fn miss(asm: &mut Asm, avx: bool) {
+    asm.store(Mem::Gs(at::LINEAR), S0);
+    asm.store(Mem::Gs(at::SITE), S1);
+    for register in CALLER_SAVED {
+        asm.store(Mem::Gs(at::reg(register)), register);
+    }
+    asm.store(Mem::Gs(at::BUDGET), BUDGET);
+    asm.store(Mem::Gs(at::reg(RSP)), RSP);
+    asm.load(RSP, Mem::Gs(at::HOST_RSP));
+    asm.cmp_mem32(Mem::Gs(at::VECTORS_LIVE), 0);
+    let clean = asm.jcc(cond::EQUAL);
+    save_vectors(asm, avx);
+    asm.land(clean);
+    asm.load(RDI, Mem::Gs(at::OWNER));
+    asm.load(RSI, Mem::Gs(at::LINEAR));
+    asm.load(RDX, Mem::Gs(at::SITE));
+    asm.call_mem(Mem::Gs(at::MISS));
+    asm.rr(true, &[0x85], RAX, RAX);
+    let fails = asm.jcc(cond::EQUAL);
+    asm.store(Mem::Gs(at::LINEAR), RAX);
+    asm.cmp_mem32(Mem::Gs(at::VECTORS_LIVE), 0);
+    let clean = asm.jcc(cond::EQUAL);
+    load_vectors(asm, avx);
+    asm.land(clean);
+    for register in CALLER_SAVED {
+        asm.load(register, Mem::Gs(at::reg(register)));
+    }
+    asm.load(BUDGET, Mem::Gs(at::BUDGET));
+    asm.load(RSP, Mem::Gs(at::reg(RSP)));
+    asm.load(S0, Mem::Gs(at::LINEAR));
+    asm.constant(S1, 0);
+    asm.jmp_mem(Mem::Gs(at::RESUME));
+    asm.land(fails);
+    for register in CALLEE_SAVED {
+        asm.store(Mem::Gs(at::reg(register)), register);
+    }
+    asm.load(S1, Mem::Gs(at::SITE));
+    // The image has the vectors, but the host's may have changed in the call.
+    asm.store_imm32(Mem::Gs(at::VECTORS_LIVE), 0);
+    leave_with_registers_saved(asm, avx);
+}
+
+/// Moves between XMM or YMM registers and the image at `base`, VEX-encoded; `opcode` with its map.
+fn vex(
+    asm: &mut Asm,
+    map: u8,
+    wide: bool,
+    pp: u8,
+    opcode: u8,
+    reg: u8,
+    vvvv: u8,
+    base: u8,
+    disp: i32,
+) {
+    let r = u8::from(reg < 8) << 7;
+    let b = u8::from(base < 8) << 5;
+    asm.bytes.extend([0xc4, r | 0x40 | b | map]);
+    asm.bytes.push((!vvvv & 15) << 3 | u8::from(wide) << 2 | pp);
+    asm.bytes.extend([opcode, 0x80 | (reg & 7) << 3 | base & 7]);
+    asm.bytes.extend(disp.to_le_bytes());
+}
+
+/// Stores XMM, YMM and MXCSR to the image and loads the host's MXCSR; changes RDI.
+fn save_vectors(asm: &mut Asm, avx: bool) {
+    asm.load(RDI, Mem::Gs(at::XSAVE));
+    for register in 0..16 {
+        let low = XMM_OFFSET as i32 + i32::from(register) * 16;
+        if avx {
+            // VMOVDQU; VEXTRACTF128 ..., 1
+            vex(asm, 1, false, 2, 0x7f, register, 0, RDI, low);
+            let high = YMM_HI_OFFSET as i32 + i32::from(register) * 16;
+            vex(asm, 3, true, 1, 0x19, register, 0, RDI, high);
+            asm.bytes.push(1);
+        } else {
+            asm.bytes.push(0x66);
+            asm.rm(false, &[0x0f, 0x7f], register, Mem::Base(RDI, low));
+        }
+    }
+    asm.rm(false, &[0x0f, 0xae], 3, Mem::Base(RDI, 24));
+    asm.rm(false, &[0x0f, 0xae], 2, Mem::Gs(at::HOST_MXCSR));
+    if avx {
+        asm.bytes.extend([0xc5, 0xf8, 0x77]);
+    }
+}
+
+/// Loads XMM, YMM and MXCSR from the image; changes S0 and the flags. High halves that are all
+/// zero are left in their initial state, because some hosts slow down legacy SSE otherwise.
+fn load_vectors(asm: &mut Asm, avx: bool) {
+    asm.load(S0, Mem::Gs(at::XSAVE));
+    asm.rm(false, &[0x0f, 0xae], 2, Mem::Base(S0, 24));
+    let low = |register: u8| XMM_OFFSET as i32 + i32::from(register) * 16;
+    if !avx {
+        for register in 0..16 {
+            asm.bytes.push(0xf3);
+            asm.rm(false, &[0x0f, 0x6f], register, Mem::Base(S0, low(register)));
+        }
+        return;
+    }
+    // VMOVDQU YMM0; seven times VPOR-like VORPS (AVX1); VPTEST.
+    vex(asm, 1, true, 2, 0x6f, 0, 0, S0, YMM_HI_OFFSET as i32);
+    for pair in 1..8 {
+        vex(asm, 1, true, 0, 0x56, 0, 0, S0, YMM_HI_OFFSET as i32 + pair * 32);
+    }
+    asm.bytes.extend([0xc4, 0xe2, 0x7d, 0x17, 0xc0]);
+    let zero = asm.jcc(cond::EQUAL);
+    for register in 0..16 {
+        vex(asm, 1, false, 2, 0x6f, register, 0, S0, low(register));
+        let high = YMM_HI_OFFSET as i32 + i32::from(register) * 16;
+        vex(asm, 3, true, 1, 0x18, register, register, S0, high);
+        asm.bytes.push(1);
+    }
+    let done = asm.jmp();
+    asm.land(zero);
+    asm.bytes.extend([0xc5, 0xf8, 0x77]);
+    for register in 0..16 {
+        vex(asm, 1, false, 2, 0x6f, register, 0, S0, low(register));
+    }
+    asm.land(done);
+}
+
+/// Stores x87 state to the image. FOP, FIP and FDP there stay: the host's name host code.
+fn save_x87(asm: &mut Asm) {
+    asm.store_imm32(Mem::Gs(at::X87_LIVE), 0);
+    asm.mov(R8, RAX);
+    asm.load(RDI, Mem::Gs(at::XSAVE));
+    asm.rm(false, &[0x0f, 0xb7], RSI, Mem::Base(RDI, 6));
+    asm.load(S0, Mem::Base(RDI, 8));
+    asm.load(S1, Mem::Base(RDI, 16));
+    asm.constant(RAX, 1);
+    asm.constant(RDX, 0);
+    // XSAVE64 [RDI]; then the three fields as they were.
+    asm.rm(true, &[0x0f, 0xae], 4, Mem::Base(RDI, 0));
+    asm.bytes.push(0x66);
+    asm.rm(false, &[0x89], RSI, Mem::Base(RDI, 6));
+    asm.store(Mem::Base(RDI, 8), S0);
+    asm.store(Mem::Base(RDI, 16), S1);
+    // FNINIT: the host's code finds an empty stack.
+    asm.bytes.extend([0xdb, 0xe3]);
+    asm.mov(RAX, R8);
+}
+
+/// Loads x87 state from the image; changes S0 and flags.
+fn load_x87(asm: &mut Asm) {
+    asm.load(S0, Mem::Gs(at::XSAVE));
+    // The image's bytes are the truth whatever XSTATE_BV says: OR byte [S0 + 512], 1.
+    asm.rm(false, &[0x80], 1, Mem::Base(S0, 512));
+    asm.bytes.push(1);
+    asm.store(Mem::Gs(at::TEMP), RDX);
+    asm.store(Mem::Gs(at::JUMP), RAX);
+    asm.constant(RAX, 1);
+    asm.constant(RDX, 0);
+    // XRSTOR64 [S0]
+    asm.rm(true, &[0x0f, 0xae], 5, Mem::Base(S0, 0));
+    asm.load(RDX, Mem::Gs(at::TEMP));
+    asm.load(RAX, Mem::Gs(at::JUMP));
+    asm.store_imm32(Mem::Gs(at::X87_LIVE), 1);
+}

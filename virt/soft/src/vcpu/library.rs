@@ -1,0 +1,260 @@
+//! Translated blocks of one vCPU: found by place in RAM, linked with one another, dropped when
+//! their code changes or code memory is full.
+//!
+//! Invariant: nothing leads to a dropped block: jumps and slots of every context are forgotten,
+//! patched branches go back to their stubs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use engine::EngineError;
+use iced_x86::Instruction;
+
+use crate::bus::tlb::Tlb;
+use crate::cache::code::CodeMemory;
+use crate::cache::layout::LINK_SLOTS;
+use crate::translate::facts::Gates;
+use crate::translate::stubs::{Stubs, shared};
+use crate::translate::{Link, Numbers, Site, Source, translate};
+
+/// Bound on translated code.
+pub(crate) const CODE_BYTES: usize = 64 << 20;
+/// More than any block needs.
+const BLOCK_RESERVE: usize = 64 << 10;
+/// Links one block can have.
+const LINKS_PER_BLOCK: usize = 2;
+
+/// What a block is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Place in RAM.
+    pub(super) ram: u64,
+    /// Linear page, where code is bound to it.
+    pub(super) page: Option<u64>,
+    pub(super) gates: Gates,
+}
+
+/// A translated block.
+#[derive(Debug)]
+pub(super) struct NativeBlock {
+    pub(super) key: Key,
+    /// Place in code memory.
+    pub(super) place: u32,
+    /// Page of RAM its only instruction ends in, if that is another.
+    pub(super) second: Option<u64>,
+    /// Guest instructions.
+    instructions: u16,
+    traps: Vec<(u32, u32)>,
+    /// Links patched to lead here.
+    incoming: Vec<u32>,
+}
+
+/// All of a vCPU's translated code.
+pub(super) struct Library {
+    code: CodeMemory,
+    stubs: Stubs,
+    stubs_end: u32,
+    blocks: Vec<Option<NativeBlock>>,
+    by_key: HashMap<Key, u32>,
+    by_page: HashMap<u64, Vec<u32>>,
+    by_place: BTreeMap<u32, u32>,
+    sites: Vec<Site>,
+    links: Vec<Link>,
+    slots: u32,
+    clears: u32,
+}
+
+impl Library {
+    pub(super) fn new() -> Result<Self, EngineError> {
+        let mut code = CodeMemory::new(CODE_BYTES)?;
+        let (bytes, stubs) = shared(std::arch::is_x86_feature_detected!("avx"));
+        code.add(&bytes).expect("the first code fits");
+        let stubs_end = code.used() as u32;
+        Ok(Self {
+            code,
+            stubs,
+            stubs_end,
+            blocks: Vec::new(),
+            by_key: HashMap::new(),
+            by_page: HashMap::new(),
+            by_place: BTreeMap::new(),
+            sites: Vec::new(),
+            links: Vec::new(),
+            slots: 0,
+            clears: 0,
+        })
+    }
+
+    /// Address of the way in.
+    pub(super) fn enter(&self) -> u64 {
+        self.code.address(self.stubs.enter)
+    }
+
+    /// Addresses of blocks, and of the code a signal handler continues at.
+    pub(super) fn guarded(&self) -> (u64, u64, u64) {
+        let start = self.code.address(self.stubs_end);
+        (start, self.code.address(self.code.used() as u32), self.code.address(self.stubs.trap))
+    }
+
+    /// The block of a key.
+    pub(super) fn find(&self, key: &Key) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(super) fn block(&self, block: u32) -> &NativeBlock {
+        self.blocks[block as usize].as_ref().expect("numbers in use name live blocks")
+    }
+
+    /// Host address of a block's code.
+    pub(super) fn address(&self, block: u32) -> u64 {
+        self.code.address(self.block(block).place)
+    }
+
+    /// Guest instructions of the block at a host address.
+    pub(super) fn instructions_at(&self, address: u64) -> u16 {
+        let place = self.code.place(address).expect("an address of ours");
+        self.block(self.by_place[&place]).instructions
+    }
+
+    pub(super) fn site(&self, site: u32) -> &Site {
+        &self.sites[site as usize]
+    }
+
+    /// Where a missed check goes on.
+    pub(super) fn resume(&self, site: &Site) -> u64 {
+        self.address(site.block) + u64::from(site.resume)
+    }
+
+    /// The site of an instruction that raised a signal.
+    pub(super) fn trap_site(&self, pc: u64) -> Option<u32> {
+        let place = self.code.place(pc)?;
+        let (_, &block) = self.by_place.range(..=place).next_back()?;
+        let block = self.block(block);
+        let offset = place - block.place;
+        let found = block.traps.binary_search_by_key(&offset, |trap| trap.0).ok()?;
+        Some(block.traps[found].1)
+    }
+
+    /// Whether everything must be dropped before another block is translated.
+    pub(super) fn is_full(&self) -> bool {
+        self.code.left() < BLOCK_RESERVE || self.slots as usize + LINKS_PER_BLOCK > LINK_SLOTS
+    }
+
+    /// How often everything was dropped: numbers from before mean nothing after.
+    pub(super) fn clears(&self) -> u32 {
+        self.clears
+    }
+
+    /// Translates a block.
+    pub(super) fn add(
+        &mut self,
+        key: Key,
+        second: Option<u64>,
+        source: &Source<'_>,
+        tlb: &mut Tlb,
+        announced: &mut dyn FnMut(&Instruction) -> bool,
+    ) -> u32 {
+        if let Some(old) = self.find(&key) {
+            // A page-crossing instruction whose second page is another one now.
+            self.drop_block(old, tlb);
+        }
+        let number = self.blocks.len() as u32;
+        let place = self.code.used().next_multiple_of(16) as u32;
+        let numbers = Numbers {
+            block: number,
+            first_site: self.sites.len() as u32,
+            first_link: self.links.len() as u32,
+            first_slot: self.slots,
+            place,
+        };
+        let draft = translate(source, numbers, &self.stubs, announced);
+        let got = self.code.add(&draft.code).expect("`is_full` was asked");
+        assert_eq!(got, place, "code lies where it was made for");
+        self.sites.extend(draft.sites);
+        for link in &draft.links {
+            if let Some(slot) = link.slot {
+                tlb.add_slot(slot, self.code.address(link.stub));
+                self.slots = slot + 1;
+            }
+        }
+        self.links.extend(draft.links);
+        self.by_key.insert(key, number);
+        self.by_place.insert(place, number);
+        for page in std::iter::once(key.ram >> 12).chain(second) {
+            self.by_page.entry(page).or_default().push(number);
+        }
+        let block = NativeBlock {
+            key,
+            place,
+            second,
+            instructions: draft.instructions,
+            traps: draft.traps,
+            incoming: Vec::new(),
+        };
+        self.blocks.push(Some(block));
+        number
+    }
+
+    /// Links a branch to a block at a linear address.
+    pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
+        let Link { patch, slot, .. } = self.links[link as usize];
+        let target = self.block(to).place;
+        if let Some(patch) = patch {
+            self.patch(patch, target);
+            let block = self.blocks[to as usize].as_mut().expect("just used");
+            block.incoming.push(link);
+        }
+        if let Some(slot) = slot {
+            tlb.set_link(slot, linear, self.code.address(target));
+        }
+    }
+
+    fn patch(&mut self, at: u32, target: u32) {
+        let distance = target.wrapping_sub(at + 4);
+        self.code.write(at, &distance.to_le_bytes());
+    }
+
+    /// Drops every block made from a page of RAM.
+    pub(super) fn drop_page(&mut self, page: u64, tlb: &mut Tlb) {
+        let Some(list) = self.by_page.remove(&page) else { return };
+        let gone: Vec<u64> = list.into_iter().filter_map(|block| self.take_out(block)).collect();
+        tlb.forget_code(|code| gone.contains(&code));
+    }
+
+    fn drop_block(&mut self, number: u32, tlb: &mut Tlb) {
+        let gone = self.take_out(number);
+        tlb.forget_code(|code| Some(code) == gone);
+    }
+
+    /// Takes a block out and its branches back; returns the address that jumps must forget.
+    fn take_out(&mut self, number: u32) -> Option<u64> {
+        let block = self.blocks[number as usize].take()?;
+        if self.by_key.get(&block.key) == Some(&number) {
+            self.by_key.remove(&block.key);
+        }
+        self.by_place.remove(&block.place);
+        for page in std::iter::once(block.key.ram >> 12).chain(block.second) {
+            if let Some(list) = self.by_page.get_mut(&page) {
+                list.retain(|&other| other != number);
+            }
+        }
+        for link in block.incoming {
+            let Link { patch, stub, .. } = self.links[link as usize];
+            self.patch(patch.expect("only patched links are noted"), stub);
+        }
+        Some(self.code.address(block.place))
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self, tlb: &mut Tlb) {
+        self.code.truncate(self.stubs_end);
+        self.blocks.clear();
+        self.by_key.clear();
+        self.by_page.clear();
+        self.by_place.clear();
+        self.sites.clear();
+        self.links.clear();
+        self.slots = 0;
+        self.clears += 1;
+        tlb.forget_all_code();
+    }
+}

@@ -1,0 +1,302 @@
+//! Running translated code: the way in and out of it, and what to do at each site.
+//!
+//! Only 64-bit code is translated, and only while nothing must be seen at every instruction.
+//! Whatever a block leaves for, the guest's state is whole again before anything else happens.
+
+use std::ptr;
+
+use engine::Exit;
+use interp::cpu::Mode;
+use interp::flags::LazyFlags;
+use interp::op::slot;
+use memory::RamOffset;
+use x86::{Cr0, Cr4, Flags};
+
+use super::SoftVcpu;
+use super::library::Key;
+use crate::bus::Place as MemoryPlace;
+use crate::bus::tlb::Kind;
+use crate::cache::enter::enter;
+use crate::cache::miss::miss;
+use crate::cache::signal::Guarded;
+use crate::translate::facts::Gates;
+use crate::translate::flags::{self, Place};
+use crate::translate::stubs::TRAP_SITE;
+use crate::translate::{Site, SiteKind, Source};
+
+/// Instructions between looks at the timer and at attention.
+const SLICE: u64 = 20_000;
+/// More instructions than can run between two polls: a page of one-byte ones, and a block.
+const SLACK: u64 = 4096 + 128;
+/// Times a block is interpreted before it is translated.
+const HOT: u32 = 12;
+/// Linear addresses from here on are the kernel's: one mapping, so code may be bound to it.
+const UPPER_HALF: u64 = 1 << 63;
+
+impl SoftVcpu {
+    /// Whether translated code may run now, for at least a poll's worth of instructions.
+    #[inline(always)]
+    pub(super) fn can_run_native(&self, left: u64) -> bool {
+        self.native.is_some()
+            && self.cpu.mode == Mode::Long
+            && left > SLACK
+            && !self.cpu.bus.context.watch
+            && !self.cpu.bus.context.align_check
+    }
+
+    /// Runs translated code from RIP on, if there is any. `None`: interpret.
+    #[inline]
+    pub(super) fn run_native(&mut self, left: u64) -> Option<Option<Exit>> {
+        let linear = self.cpu.rip();
+        let code = match self.cpu.bus.tlb.jump(linear) {
+            Some(code) => code,
+            None => self.find_native(linear)?,
+        };
+        if self.checking {
+            return Some(self.check_block(code));
+        }
+        let budget = SLICE.min(left - SLACK);
+        let site = self.enter_native(code, budget);
+        Some(self.left_at(site))
+    }
+
+    #[cold]
+    fn check_block(&mut self, code: u64) -> Option<Exit> {
+        let native = self.native.as_ref().expect("asked before");
+        let instructions = usize::from(native.instructions_at(code));
+        self.run_checked(code, instructions)
+    }
+
+    /// Code for a linear address that the jump cache lacks; translates what is hot.
+    #[cold]
+    #[inline(never)]
+    fn find_native(&mut self, linear: u64) -> Option<u64> {
+        let block = self.native_block(linear)?;
+        let native = self.native.as_ref().expect("asked before");
+        let code = native.address(block);
+        if !self.checking {
+            self.cpu.bus.tlb.set_jump(linear, code);
+        }
+        Some(code)
+    }
+
+    fn native_block(&mut self, linear: u64) -> Option<u32> {
+        let ram = self.fetched(linear)?;
+        let key = Key {
+            ram: ram.0,
+            page: (linear >= UPPER_HALF).then_some(linear & !0xfff),
+            gates: self.gates(),
+        };
+        let native = self.native.as_ref()?;
+        if let Some(block) = native.find(&key) {
+            let Some(second) = native.block(block).second else { return Some(block) };
+            let next = (linear & !0xfff).wrapping_add(0x1000);
+            if self.fetched(next).map(|offset| offset.0 >> 12) == Some(second) {
+                return Some(block);
+            }
+        }
+        if !self.is_hot(ram) {
+            return None;
+        }
+        self.translate_block(linear, ram, key)
+    }
+
+    /// Place in RAM of code, without raising anything.
+    pub(super) fn fetched(&mut self, linear: u64) -> Option<RamOffset> {
+        if let Some(offset) = self.cpu.bus.tlb.lookup(Kind::Fetch, linear, 1) {
+            return Some(offset);
+        }
+        match self.cpu.bus.translate(Kind::Fetch, linear) {
+            Ok(MemoryPlace::Ram(offset)) => Some(offset),
+            _ => None,
+        }
+    }
+
+    fn is_hot(&mut self, ram: RamOffset) -> bool {
+        let size = self.code_size();
+        self.cache.find(ram.0, size).is_some_and(|block| self.cache.heat(block) >= HOT)
+    }
+
+    fn translate_block(&mut self, linear: u64, ram: RamOffset, key: Key) -> Option<u32> {
+        self.watch_code_page(ram.0 >> 12);
+        let left = 4096 - (ram.0 & 0xfff) as usize;
+        let mut bytes = [0; 4096 + 16];
+        self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
+        let mut second = None;
+        let mut available = left;
+        if left < 15 && crosses(&bytes[..left]) {
+            let next = self.fetched((linear & !0xfff).wrapping_add(0x1000))?;
+            let page = RamOffset(next.0 & !0xfff);
+            self.watch_code_page(page.0 >> 12);
+            self.cpu.bus.memory.read_bytes(page, &mut bytes[left..left + 15]);
+            available = left + 15;
+            second = Some(page);
+        }
+        let gates = key.gates;
+        let source = Source {
+            bytes: &bytes[..available],
+            offset: (linear & 0xfff) as u32,
+            page: key.page,
+            second_page: second.map(|page| self.cpu.bus.tlb.host_address(page)),
+            gates,
+        };
+        let bus = &mut self.cpu.bus;
+        let native = self.native.as_mut().expect("asked before");
+        if native.is_full() {
+            native.clear(&mut bus.tlb);
+        }
+        let cpuid = &bus.shared.cpuid;
+        let announced = &mut self.announced;
+        let mut known = |ins: &iced_x86::Instruction| announced.has(ins, cpuid);
+        let second = second.map(|page| page.0 >> 12);
+        Some(native.add(key, second, &source, &mut bus.tlb, &mut known))
+    }
+
+    /// What the units may do now.
+    fn gates(&self) -> Gates {
+        let state = &self.cpu.state;
+        let usable = state.cr0 & (Cr0::TS | Cr0::EM).bits() == 0;
+        let native_errors = state.cr0 & Cr0::NE.bits() != 0;
+        let sse = usable && state.cr4 & Cr4::OSFXSR.bits() != 0;
+        let avx = sse && state.cr4 & Cr4::OSXSAVE.bits() != 0 && state.xcr0 & 6 == 6;
+        let time = !self.checking
+            && (state.cr4 & Cr4::TSD.bits() == 0 || self.cpu.cpl == 0)
+            && self.announced.bmi2;
+        Gates { sse, avx, x87: usable && native_errors, time }
+    }
+
+    pub(super) fn enter_native(&mut self, code: u64, budget: u64) -> u32 {
+        let owner = ptr::from_mut(self);
+        let xsave = ptr::from_mut(&mut self.cpu.state.xsave) as u64;
+        let rflags = self.cpu.flags.bits();
+        let regs: [u64; 16] = self.cpu.regs[..16].try_into().expect("sixteen registers");
+        let rip = self.cpu.rip();
+        let bases = [self.cpu.state.segments[4].base, self.cpu.state.segments[5].base];
+        let tsc_offset = self.cpu.state.msrs.tsc_offset;
+        let native = self.native.as_ref().expect("asked before");
+        let (enter_at, (start, end, trap)) = (native.enter(), native.guarded());
+        let gs_base = self.cpu.bus.tlb.gs_base();
+        let state = self.cpu.bus.tlb.state();
+        state.regs = regs;
+        state.budget = budget as i64;
+        state.rip_base = rip & !0xfff;
+        state.flags = flags::to_saved(rflags);
+        state.segment_bases = bases;
+        state.tsc_offset = tsc_offset;
+        state.xsave = xsave;
+        state.owner = owner as u64;
+        state.miss = miss as *const () as u64;
+        state.entry = code;
+        let guarded = Guarded::new(start, end, trap, state);
+        self.native_budget = budget as i64;
+        let site = enter(enter_at, gs_base);
+        drop(guarded);
+        site
+    }
+
+    /// A check missed: the data's host address, if nothing but the entry was missing.
+    pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> Option<u64> {
+        let native = self.native.as_ref()?;
+        let site = *native.site(site);
+        let SiteKind::Access { write, size } = site.kind else { return None };
+        if (linear & 0xfff) + u64::from(size) > 4096 {
+            return None;
+        }
+        let resume = native.resume(&site);
+        let kind = if write { Kind::Write } else { Kind::Read };
+        let offset = match self.cpu.bus.translate(kind, linear) {
+            Ok(MemoryPlace::Ram(offset)) => offset,
+            _ => return None,
+        };
+        if write && self.cpu.bus.memory.code().is_set(offset.0 >> 12) {
+            return None;
+        }
+        self.cpu.bus.tlb.state().resume = resume;
+        Some(self.cpu.bus.tlb.host_address(offset))
+    }
+
+    /// Does what a block was left for.
+    fn left_at(&mut self, number: u32) -> Option<Exit> {
+        let site = self.take_state(number);
+        let rip = self.cpu.rip();
+        self.serve(&site, rip)
+    }
+
+    /// Makes the state whole after a block was left.
+    pub(super) fn take_state(&mut self, number: u32) -> Site {
+        let native = self.native.as_ref().expect("it just ran");
+        let trapped = number == TRAP_SITE;
+        let number = if trapped {
+            let pc = self.cpu.bus.tlb.state().trap_pc;
+            native.trap_site(pc).unwrap_or_else(|| panic!("host code faulted at {pc:#x}"))
+        } else {
+            number
+        };
+        let site = *native.site(number);
+        let page = native.block(site.block).key.page;
+        let state = self.cpu.bus.tlb.state();
+        let executed = i64::from(site.executed);
+        let used = self.native_budget - state.budget + executed;
+        self.retired += used as u64;
+        self.cpu.regs[..16].copy_from_slice(&state.regs);
+        let rflags = match site.flags {
+            Place::Recipe(recipe) => recipe.evaluate(&state.regs),
+            Place::Native { .. } if trapped => state.trap_flags,
+            Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
+        };
+        self.cpu.flags = LazyFlags::from_bits(rflags);
+        let rip = match (site.kind, page) {
+            (SiteKind::Target, _) => state.target,
+            (_, Some(page)) => page.wrapping_add(site.offset as i64 as u64),
+            (_, None) => state.rip_base.wrapping_add(u64::from(site.offset as u32 & 0xfff)),
+        };
+        self.cpu.regs[slot::RIP as usize] = rip;
+        if used > 2000 {
+            self.until_timer_check = 0;
+        }
+        site
+    }
+
+    pub(super) fn serve(&mut self, site: &Site, rip: u64) -> Option<Exit> {
+        match site.kind {
+            SiteKind::Poll => {
+                self.until_timer_check = 0;
+                None
+            }
+            SiteKind::Link(link) => {
+                self.link(link, rip);
+                None
+            }
+            SiteKind::Target => {
+                self.find_native(rip);
+                None
+            }
+            SiteKind::SecondPage => {
+                self.fetched((rip & !0xfff).wrapping_add(0x1000));
+                self.step()
+            }
+            SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => self.step(),
+        }
+    }
+
+    /// Links a branch, if its target is worth it by now.
+    fn link(&mut self, link: u32, linear: u64) {
+        let before = self.native.as_ref().expect("it just ran").clears();
+        let Some(block) = self.native_block(linear) else { return };
+        let native = self.native.as_mut().expect("it just ran");
+        if native.clears() == before {
+            native.link(link, block, linear, &mut self.cpu.bus.tlb);
+        }
+    }
+
+    /// RFLAGS that make every instruction boundary matter.
+    pub(super) const CAREFUL: u64 = Flags::TF.bits() | Flags::RF.bits();
+}
+
+/// Whether the first instruction of these bytes, the last of a page, ends in the next one.
+fn crosses(bytes: &[u8]) -> bool {
+    let mut decoder =
+        iced_x86::Decoder::new(64, bytes, iced_x86::DecoderOptions::FORCE_RESERVED_NOP);
+    let _ = decoder.decode();
+    decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
+}
