@@ -67,9 +67,9 @@ start:  cli
         mov cr4, ebx
         mov eax, TABLES
         mov cr3, eax
-        mov ecx, 0xc0000080             ; EFER: SCE, LME
+        mov ecx, 0xc0000080             ; EFER: LME; no system calls
         rdmsr
-        or eax, 0x101
+        or eax, 0x100
         wrmsr
         mov eax, 0x80050033             ; PG AM WP NE ET MP PE
         mov cr0, eax

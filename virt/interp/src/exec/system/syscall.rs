@@ -7,7 +7,7 @@ use x86::{Efer, Flags, GuestVirt, Reg, Segment, segment::attr};
 
 use super::cpuid::is_amd;
 use crate::bus::Bus;
-use crate::cpu::{Cpu, Exec};
+use crate::cpu::{Cpu, Exec, Stop, Trap};
 use crate::flags::LazyFlags;
 use crate::op::Op;
 use crate::operand::SS;
@@ -97,7 +97,14 @@ pub fn sysret<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
         cpu.state.rflags |= Flags::IF.bits();
     }
     cpu.enter_flat(flat_code(cs, 3, long), flat_stack(ss, 3), rip);
-    Ok(())
+    // TF that it restores counts at once, also where it was clear before.
+    match cpu.debug_trap() {
+        Some(exception) => {
+            cpu.stop = Stop::TrapAfter(exception);
+            Err(Trap)
+        }
+        None => Ok(()),
+    }
 }
 
 /// SYSENTER.

@@ -1,6 +1,6 @@
 //! 64-bit and compatibility mode: gates, IST, IRETQ, call gates, SYSCALL, SYSENTER.
 
-use x86::{Flags, Vector, segment::attr};
+use x86::{Dr6, Efer, Exception, Flags, Vector, segment::attr};
 
 use super::{
     CODE as CODE_RIGHTS, IDT, IST_1, STACK_0, TSS, dpl, fault, flat, gate, gp, handler, long,
@@ -156,6 +156,16 @@ fn syscall_and_sysret() {
     cpu.regs[1] = 0xffff_ffff_0000_1234;
     assert_eq!(step(&mut cpu), Stop::None);
     assert_eq!((cpu.mode, cpu.rip()), (Mode::Protected32, 0x1234));
+}
+
+#[test]
+fn sysret_that_sets_tf_traps_at_once() {
+    let mut cpu = long(0, &[0x48, 0x0f, 0x07]);
+    cpu.state.msrs.star = STAR;
+    cpu.state.msrs.efer |= Efer::SCE.bits();
+    (cpu.regs[1], cpu.regs[11]) = (0x5000, Flags::TF.bits());
+    assert_eq!(step(&mut cpu), Stop::TrapAfter(Exception::debug(Dr6::BS.bits())));
+    assert_eq!((cpu.rip(), cpu.cpl), (0x5000, 3));
 }
 
 #[test]
