@@ -9,6 +9,7 @@ mod fex;
 mod kut;
 mod soak;
 mod suite;
+mod test386;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +50,14 @@ enum Chore {
     },
     /// Boots each kernel many times with small commands and checks what they say
     Soak(soak::Options),
+    /// Runs a checkout of barotto/test386.asm on soft
+    Test386 {
+        /// The checkout
+        folder: PathBuf,
+        /// This roof instead of one built now
+        #[arg(long)]
+        roof: Option<PathBuf>,
+    },
     /// Runs the assembly unit tests of a checkout of FEX-Emu/FEX on soft
     Fex {
         /// The checkout
@@ -114,6 +123,10 @@ fn main() -> Result<()> {
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;
             bench::run(&root, &roof, runs)
+        }
+        Chore::Test386 { folder, roof } => {
+            let roof = roof.map_or_else(|| cargo::build_roof(&root), Ok)?;
+            test386::run(&roof, &folder)
         }
         Chore::Fex { folder, only, jobs, qemu, roof } => {
             let roof = roof.map_or_else(|| cargo::build_roof(&root), Ok)?;
