@@ -6,7 +6,7 @@ use x86::segment::attr;
 use x86::xsave::{AVX_END, XMM_OFFSET, YMM_HI_OFFSET};
 use x86::{CpuState, Segment};
 
-use crate::exceptions::Exception;
+use crate::exceptions::{Exception, STATE_ONLY};
 use crate::run::{Ended, Outcome};
 use crate::verify::{first_difference, first_difference_before};
 
@@ -19,7 +19,8 @@ pub fn compare(
     exception: Option<&Exception>,
 ) -> Vec<String> {
     let mut differences = Vec::new();
-    if let Some(exception) = exception {
+    let state_too = exception.is_none();
+    if let Some(exception) = exception.filter(|one| one.from != Some(STATE_ONLY)) {
         let traces = (&first.traces[0], &second.traces[0]);
         differences.extend(first_difference_before(exception, traces.0, traces.1));
         return differences;
@@ -35,7 +36,7 @@ pub fn compare(
     }
     // Others are stopped wherever they happen to be, and so is vCPU 0 of a shutdown: a triple
     // fault leaves half of a delivery behind.
-    if first.ended != Ended::Shutdown && payload.cpus > 0 {
+    if state_too && first.ended != Ended::Shutdown && payload.cpus > 0 {
         for (name, one, other) in words(&first.states[0], &second.states[0]) {
             if one != other {
                 differences.push(format!("{name}: {one:#x} and {other:#x}"));

@@ -70,19 +70,41 @@ pub struct Exception {
     /// Where.
     pub on: On,
     /// The first access of vCPU 0 that may differ: all before it must agree, nothing is judged
-    /// from there on. `None`: not run, because it would not end.
+    /// from there on; [`STATE_ONLY`]: what is left at the end. `None`: not run, because it would
+    /// not end.
     pub from: Option<usize>,
     /// Why.
     pub reason: &'static str,
+}
+
+impl Exception {
+    /// How much is judged, in words.
+    pub fn extent(&self) -> String {
+        match self.from {
+            None => "not at all".into(),
+            Some(STATE_ONLY) => "but for its final state".into(),
+            Some(from) => format!("up to access {from}"),
+        }
+    }
 }
 
 const fn at(payload: &'static str, on: On, from: usize, reason: &'static str) -> Exception {
     Exception { payload, on, from: Some(from), reason }
 }
 
+/// Every access agrees; the final state does not.
+pub const STATE_ONLY: usize = usize::MAX;
+
+/// One that would not end, or end the host.
+const fn not_run(payload: &'static str, on: On, reason: &'static str) -> Exception {
+    Exception { payload, on, from: None, reason }
+}
+
 const NO_P: &str = "TCG's #PF for reserved bits lacks P in its error code";
 const DB: &str = "TCG matches and reports breakpoints in its own way";
 const IDT: &str = "TCG's error code for an absent gate in long mode counts 16 bytes a vector";
+const XCR0: &str = "TCG lets a guest of SVM execute XSETBV, so KVM never learns of XCR0";
+const RF: &str = "TCG leaves RF set after the instruction at which a handler returned with it";
 const NO_LIMITS: &str = "TCG checks no segment limits";
 
 /// Payloads that are not wholly judged, in the catalogue's order.
@@ -98,13 +120,15 @@ pub const PAYLOADS: &[Exception] = &[
         "under nested paging PDPTEs are read at each walk, not checked by MOV CR3 (APM 15.25.10)",
     ),
     at("paging::page_crossing", On::KvmOnTcg, 14, "TCG's read-modify-write faults as a read"),
-    Exception {
-        payload: "paging::page_table_base",
-        on: On::KvmOnTcg,
-        from: None,
-        reason: "TCG's MOV CR3 takes reserved bits, and its VMRUN then refuses the guest",
-    },
+    not_run(
+        "paging::page_table_base",
+        On::KvmOnTcg,
+        "TCG's MOV CR3 takes reserved bits, and its VMRUN then refuses the guest",
+    ),
+    at("paging::control_registers", On::KvmOnTcg, 19, "TCG drops the upper half of CR0"),
     at("modes::real_mode", On::KvmOnTcg, 4, NO_LIMITS),
+    at("faults::arithmetic", On::KvmOnTcg, STATE_ONLY, RF),
+    at("faults::segment_loads", On::KvmOnTcg, STATE_ONLY, RF),
     at("faults::segment_limits", On::KvmOnTcg, 0, NO_LIMITS),
     at("faults::floating_point", On::KvmOnTcg, 13, "TCG raises #MF by FWAIT alone"),
     at("faults::alignment", On::KvmOnTcg, 8, "TCG has no #AC"),
@@ -127,15 +151,30 @@ pub const PAYLOADS: &[Exception] = &[
         22,
         "TCG takes non-canonical addresses into the MSRs that KVM leaves to the processor",
     ),
+    not_run("registers::bases", On::KvmOnTcg, "TCG's WRFSBASE takes non-canonical addresses"),
+    at("registers::cpuid_xsave", On::KvmOnTcg, STATE_ONLY, XCR0),
     at("code::next_instruction", On::KvmOnTcg, 0, "TCG finishes a block that changes itself"),
     at("debugging::data_breakpoints", On::KvmOnTcg, 14, DB),
     at("debugging::port_breakpoints", On::KvmOnTcg, 1, DB),
-    Exception {
-        payload: "debugging::general_detect",
-        on: On::KvmOnTcg,
-        from: None,
-        reason: "TCG has no DR7.GD and loops in #DB",
-    },
+    not_run("debugging::general_detect", On::KvmOnTcg, "TCG has no DR7.GD and loops in #DB"),
+    at("tasks::interrupt", On::KvmOnTcg, 0, "TCG's exception through a task gate becomes #DF"),
+    at(
+        "strings::faults_in_the_middle",
+        On::KvmOnTcg,
+        STATE_ONLY,
+        "TCG's CMPS and SCAS change the flags before they fault (SDM vol. 1, 7.3.9.3)",
+    ),
+    at("vectors::x87", On::KvmOnTcg, 16, "TCG raises no x87 stack faults"),
+    at("vectors::mmx", On::KvmOnTcg, 3, "TCG's MMX leaves the exponents of the x87 registers"),
+    at("vectors::fxsave", On::KvmOnTcg, 10, "TCG takes reserved bits of MXCSR"),
+    not_run("vectors::xsave", On::KvmOnTcg, XCR0),
+    not_run("vectors::avx", On::KvmOnTcg, XCR0),
+    not_run("vectors::avx2", On::KvmOnTcg, XCR0),
+    not_run(
+        "system_calls::sysenter",
+        On::KvmOnTcg,
+        "QEMU aborts over the busy bit of TR at an interrupt from 32-bit CPL 3",
+    ),
 ];
 
 /// The exception for a payload on a host, if there is one.

@@ -2,14 +2,14 @@
 
 use payloads::{Access, End, Fact, Payload};
 
-use crate::exceptions::Exception;
+use crate::exceptions::{Exception, STATE_ONLY};
 use crate::run::{Ended, Outcome};
 
 /// Sentences on what is not as the payload expects, up to where an exception begins; none when
 /// all is.
 pub fn verify(payload: &Payload, outcome: &Outcome, exception: Option<&Exception>) -> Vec<String> {
     let mut wrong = Vec::new();
-    if let Some(exception) = exception {
+    if let Some(exception) = exception.filter(|one| one.from != Some(STATE_ONLY)) {
         let expected = payload.traces.first().map_or(&[][..], |trace| trace);
         wrong.extend(first_difference_before(exception, expected, &outcome.traces[0]));
         return wrong;

@@ -26,8 +26,7 @@ fn judge(name: &str) {
     let host = Host::new("kvm", __cpuid(0).ebx, __cpuid(0x4000_0000).ebx);
     let exception = exceptions::of(name, host);
     if let Some(exception) = exception {
-        let from = exception.from.map_or("not run".into(), |from| format!("up to access {from}"));
-        println!("{name}: {from}: {}", exception.reason);
+        println!("{name} is judged {}: {}", exception.extent(), exception.reason);
         if exception.from.is_none() {
             return;
         }

@@ -583,9 +583,6 @@ pub(super) fn control_registers() -> Payload {
         g.mov(rax, rbx)?;
         g.bts(rax, 29)?;
         g.fault(vector::GP, 0, |g| g.mov(cr0, rax))?;
-        g.mov(rax, rbx)?;
-        g.bts(rax, 40)?;
-        g.fault(vector::GP, 0, |g| g.mov(cr0, rax))?;
         // ET is fixed.
         g.mov(rax, rbx)?;
         g.btr(rax, 4)?;
@@ -616,6 +613,10 @@ pub(super) fn control_registers() -> Payload {
         g.mov(rbx, cr3)?;
         g.db(&[0x0f, 0x20, 0x18])?;
         g.cmp(rax, rbx)?;
-        g.report_if(|a| a.sete(al))
+        g.report_if(|a| a.sete(al))?;
+        // The upper half of CR0 is reserved.
+        g.mov(rax, cr0)?;
+        g.bts(rax, 40)?;
+        g.fault(vector::GP, 0, |g| g.mov(cr0, rax))
     })
 }

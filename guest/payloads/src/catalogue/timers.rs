@@ -58,6 +58,7 @@ pub(super) fn counts_down() -> Payload {
         g.lapic_read(CURRENT)?;
         g.cmp(eax, ebx)?;
         g.report_if(|a| a.setb(al))?;
+        g.xor(ebx, ebx)?;
         g.lapic_write(INITIAL, COUNT)?;
         let mut wait = g.create_label();
         g.sti()?;
@@ -115,38 +116,41 @@ fn arm(g: &mut Guest, ticks: i32) -> Assembled {
 }
 
 pub(super) fn deadline() -> Payload {
-    Guest::long("TSC deadline: in the future, in the past, disarmed by 0, reads 0 afterwards", |g| {
-        g.needs(feature::TSC_DEADLINE);
-        start(g)?;
-        g.lapic_write(LVT_TIMER, DEADLINE | u32::from(VECTOR))?;
-        g.mfence()?;
-        for ticks in [5_000_000, -1000] {
-            arm(g, ticks)?;
-            g.expect(Guest::INTERRUPT | u32::from(VECTOR));
-            g.sti()?;
-            g.hlt()?;
-            g.cli()?;
+    Guest::long(
+        "TSC deadline: in the future, in the past, disarmed by 0, reads 0 afterwards",
+        |g| {
+            g.needs(feature::TSC_DEADLINE);
+            start(g)?;
+            g.lapic_write(LVT_TIMER, DEADLINE | u32::from(VECTOR))?;
+            g.mfence()?;
+            for ticks in [5_000_000, -1000] {
+                arm(g, ticks)?;
+                g.expect(Guest::INTERRUPT | u32::from(VECTOR));
+                g.sti()?;
+                g.hlt()?;
+                g.cli()?;
+                g.rdmsr()?;
+                g.or(eax, edx)?;
+                g.report(0)?;
+            }
+            arm(g, 0x7000_0000)?;
+            g.rdmsr()?;
+            g.or(eax, edx)?;
+            g.setne(al)?;
+            g.movzx(eax, al)?;
+            g.report(1)?;
+            g.xor(eax, eax)?;
+            g.xor(edx, edx)?;
+            g.wrmsr()?;
             g.rdmsr()?;
             g.or(eax, edx)?;
             g.report(0)?;
-        }
-        arm(g, 0x7000_0000)?;
-        g.rdmsr()?;
-        g.or(eax, edx)?;
-        g.setne(al)?;
-        g.movzx(eax, al)?;
-        g.report(1)?;
-        g.xor(eax, eax)?;
-        g.xor(edx, edx)?;
-        g.wrmsr()?;
-        g.rdmsr()?;
-        g.or(eax, edx)?;
-        g.report(0)?;
-        // In this mode the count registers do nothing.
-        g.lapic_write(INITIAL, 100)?;
-        g.lapic_read(CURRENT)?;
-        g.report(0)
-    })
+            // In this mode the count registers do nothing.
+            g.lapic_write(INITIAL, 100)?;
+            g.lapic_read(CURRENT)?;
+            g.report(0)
+        },
+    )
 }
 
 pub(super) fn time_stamps() -> Payload {
