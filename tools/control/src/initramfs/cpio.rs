@@ -231,7 +231,7 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         assert_eq!(text.matches("070701").count(), 5);
         assert!(text.contains("etc/a\0") && !text.contains("/etc/a"));
-        assert!(text.contains("\0xyz\0070701") && text.contains("static"));
+        assert!(text.contains("\0xyz\x00070701") && text.contains("static"));
         assert!(text.trim_end_matches('\0').ends_with("TRAILER!!!"));
     }
 
