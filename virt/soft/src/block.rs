@@ -33,6 +33,15 @@ impl Hasher for Mix {
             self.write_u64(u64::from(byte));
         }
     }
+    fn write_u8(&mut self, value: u8) {
+        self.0 = self.0.wrapping_add(u64::from(value)).rotate_left(7);
+    }
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+    fn write_isize(&mut self, value: isize) {
+        self.write_u8(value as u8);
+    }
     fn write_u64(&mut self, value: u64) {
         self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
@@ -159,6 +168,7 @@ impl BlockCache {
             // A page-crossing instruction whose second page is another one now.
             self.by_start.remove(&key);
             self.drop_block(old);
+            self.forget_jumps();
             self.by_start.insert(key, index);
         }
         self.blocks[index as usize] = Some(block);
@@ -190,7 +200,6 @@ impl BlockCache {
             }
         }
         self.free.push(index);
-        self.forget_jumps();
     }
 
     fn forget_jumps(&mut self) {

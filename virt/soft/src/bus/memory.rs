@@ -162,6 +162,7 @@ impl SoftBus {
     #[cold]
     #[inline(never)]
     fn store_slow<W: Width>(&mut self, at: u64, value: W) -> Result<(), Exception> {
+        self.to_be_modified = None;
         self.slow_checks(at, W::BYTES, true)?;
         let pieces = self.pieces(Kind::Write, at, W::BYTES)?;
         if let (Place::Ram(offset), None) = (pieces.first, pieces.second) {
@@ -209,7 +210,11 @@ impl LinearMemory for SoftBus {
     fn load_for_write<W: Width>(&mut self, at: u64) -> Result<W, Exception> {
         match self.tlb.lookup(Kind::Write, at, W::BYTES) {
             Some(offset) => Ok(self.ram_load(offset)),
-            None => self.load_slow(Kind::Write, at),
+            None => {
+                let value: W = self.load_slow(Kind::Write, at)?;
+                self.to_be_modified = Some((at, value.to_u64()));
+                Ok(value)
+            }
         }
     }
 
@@ -269,7 +274,13 @@ impl LinearMemory for SoftBus {
         // Across pages or on a device: no host instruction does it, so one vCPU at a time.
         let shared = self.shared.clone();
         let _alone = shared.split_lock.lock().expect("no holder panics");
-        let found: W = self.load_slow(Kind::Write, at)?;
+        // A device is read once for a read-modify-write: one that answers anew each time would
+        // never let LOCK end.
+        let read = self.to_be_modified.take();
+        let found = match read {
+            Some((place, value)) if place == at && pieces.on_device() => W::from_u64(value),
+            _ => self.load_slow(Kind::Write, at)?,
+        };
         if found == expected {
             self.store_slow(at, new)?;
         }

@@ -39,6 +39,8 @@ pub(crate) struct SoftBus {
     pub(crate) cut: bool,
     /// Pages of RAM (offset / 4096) whose decoded code was written over, to be dropped.
     pub(crate) stale_pages: Vec<u64>,
+    /// Linear address and value of the last slow load for a read-modify-write that is under way.
+    to_be_modified: Option<(u64, u64)>,
     watch: Watchpoints,
     /// Stores are noted, so that they can be undone.
     pub(crate) recording: Option<Recording>,
@@ -64,6 +66,7 @@ impl SoftBus {
             vectors: HostVectors::new()?,
             cut: false,
             stale_pages: Vec::new(),
+            to_be_modified: None,
             watch: Watchpoints::default(),
             recording: None,
         })

@@ -72,15 +72,17 @@ impl Translation for SoftBus {
     fn set_context(&mut self, context: Context) {
         self.context = context;
         self.tlb.switch(&context);
+        self.revalidate_code();
     }
 
     fn flush(&mut self, what: Flush) {
         match what {
             Flush::All | Flush::AllNonGlobal => self.tlb.flush_all(),
-            Flush::NonGlobal => self.tlb.flush_current_space(),
+            Flush::NonGlobal => self.tlb.flush_current_space(&self.context),
             Flush::Page(linear) | Flush::PcidPage(_, linear) => self.tlb.flush_page(linear),
             Flush::Pcid(id) => self.tlb.flush_pcid(id),
         }
+        self.revalidate_code();
     }
 
     fn pdptes_valid(&mut self, cr3: u64) -> bool {

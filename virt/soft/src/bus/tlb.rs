@@ -8,20 +8,29 @@
 //! Contexts stand for (address space, privilege, protection bits), each with an area of its own
 //! (see `cache::layout`), where the jump cache and the link slots of translated code lie too. A
 //! context switch is a change of index; a flush gives a context a fresh generation, which also
-//! unbinds every cached jump into it.
+//! unbinds every cached jump into it. Kernel mode has contexts of its own that all address spaces
+//! share: what is global stays in them when CR3 changes, what is not is dropped.
+//!
+//! Behind each TLB stands a larger table of victims, looked at before the page tables are.
+
+use std::collections::BTreeMap;
 
 use engine::EngineError;
 use interp::Context;
 use memory::{GuestMemory, RamOffset};
 
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
-use crate::cache::layout::{JUMP_ENTRIES, TLB_ENTRIES};
+use crate::cache::layout::{JUMP_ENTRIES, TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::state::NativeState;
 
 /// Contexts kept per vCPU.
 const CONTEXTS: usize = 16;
 /// A context that stays empty, for when every access must take the slow path.
 const BLIND: usize = CONTEXTS;
+/// Pages that are not global a kernel context keeps track of.
+const LOCAL: usize = 256;
+/// Victims' generations: what fits below a page number.
+const GENERATIONS: u64 = 4096;
 
 /// What an access wants; selects the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +56,11 @@ fn empty(slot: usize) -> TlbEntry {
 }
 
 #[inline(always)]
+fn victim_slot(linear: u64) -> usize {
+    (linear >> 12) as usize % VICTIM_ENTRIES
+}
+
+#[inline(always)]
 fn jump_slot(linear: u64) -> usize {
     linear as usize % JUMP_ENTRIES
 }
@@ -57,6 +71,16 @@ struct TlbContext {
     /// Linear range that large pages cover, as (lowest, highest) page base; empty when low > high.
     large: (u64, u64),
     last_use: u64,
+    /// Address space that entries which are not global belong to (kernel contexts).
+    space: u64,
+    /// Pages cached that are not global (kernel contexts), and whether for fetches.
+    local: Vec<(u64, bool)>,
+    /// TLB slots in use, a bit each.
+    used: [u64; TLB_ENTRIES / 64],
+    /// Linear pages that jumps and links lead to, with their pages of RAM.
+    code: BTreeMap<u64, u64>,
+    /// A flush came: `code` must be walked again before translated code runs.
+    stale: bool,
     /// Jump-cache entries in use.
     jumps: Vec<u16>,
     /// Link slots in use, with the linear page they lead to.
@@ -71,7 +95,6 @@ pub(crate) struct Tlb {
     next_generation: u32,
     clock: u64,
     ram: u64,
-    empty: Box<[TlbEntry; TLB_ENTRIES]>,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
 }
@@ -96,6 +119,11 @@ impl Tlb {
                     generation: index as u32,
                     large: (u64::MAX, 0),
                     last_use: 0,
+                    space: 0,
+                    local: Vec::new(),
+                    used: [0; TLB_ENTRIES / 64],
+                    code: BTreeMap::new(),
+                    stale: false,
                     jumps: Vec::new(),
                     links: Vec::new(),
                 })
@@ -104,7 +132,6 @@ impl Tlb {
             next_generation: CONTEXTS as u32 + 1,
             clock: 0,
             ram: memory.host_base() as u64,
-            empty: Box::new(std::array::from_fn(empty)),
             unlinked: Vec::new(),
         };
         tlb.prepare(0);
@@ -114,10 +141,13 @@ impl Tlb {
 
     /// Empties a context's tables before its first use.
     fn prepare(&mut self, index: usize) {
-        self.areas.tlb_mut(index).copy_from_slice(&*self.empty);
+        for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
+            *entry = empty(place);
+        }
         for (place, entry) in self.areas.jumps_mut(index).iter_mut().enumerate() {
             *entry = no_jump(place);
         }
+        *self.areas.victim_generation(index) = 1;
         let links = self.areas.links_mut(index);
         links[..self.unlinked.len()].copy_from_slice(&self.unlinked);
     }
@@ -135,36 +165,91 @@ impl Tlb {
         self.ram + page.0
     }
 
-    /// Caches a translation for one kind of access in the current context.
-    pub(crate) fn insert(&mut self, kind: Kind, linear: u64, page: RamOffset, mapped_size: u64) {
+    /// Caches a translation for one kind of access in the current context. `global` entries serve
+    /// every address space.
+    pub(crate) fn insert(
+        &mut self,
+        kind: Kind,
+        linear: u64,
+        page: RamOffset,
+        mapped_size: u64,
+        global: bool,
+    ) {
         let host = self.ram + page.0;
         let base = linear & !0xfff;
         let place = slot(linear);
-        let entry = &mut self.areas.tlb_mut(self.current)[place];
-        if entry.host != host || !entry.tags.contains(&base) {
+        let current = self.current;
+        let entry = &mut self.areas.tlb_mut(current)[place];
+        if entry.host != host {
             *entry = TlbEntry { tags: [no_tag(place); 3], host };
         }
         entry.tags[kind as usize] = base;
+        let tag = base | *self.areas.victim_generation(current);
+        let victim = &mut self.areas.victims_mut(current)[victim_slot(linear)];
+        if victim.host != host {
+            *victim = TlbEntry { tags: [0; 3], host };
+        }
+        victim.tags[kind as usize] = tag;
+        let context = &mut self.contexts[current];
+        context.used[place / 64] |= 1 << (place % 64);
         if mapped_size > 4096 {
-            let context = &mut self.contexts[self.current];
             let low = linear & !(mapped_size - 1);
             context.large.0 = context.large.0.min(low);
             context.large.1 = context.large.1.max(low + (mapped_size - 4096));
+        }
+        if !global && context.key.is_some_and(|key| !key.user) {
+            context.local.push((base, kind == Kind::Fetch));
+            if context.local.len() > LOCAL {
+                let kept = context.local.split_off(LOCAL);
+                self.drop_local(current);
+                self.contexts[current].local = kept;
+            }
         }
     }
 
     /// Makes a context current, reusing what it cached before; true if it is another one.
     pub(crate) fn switch(&mut self, wanted: &Context) -> bool {
         let mut key = *wanted;
-        key.cr3 = space(wanted);
-        if self.contexts[self.current].key == Some(key) {
+        key.cr3 = if wanted.user { space(wanted) } else { 0 };
+        if self.contexts[self.current].key != Some(key) {
+            self.clock += 1;
+            let found = self.contexts.iter().position(|context| context.key == Some(key));
+            self.current = found.unwrap_or_else(|| self.evict(key));
+            self.contexts[self.current].last_use = self.clock;
+        } else if self.contexts[self.current].space == space(wanted) {
             return false;
         }
-        self.clock += 1;
-        let found = self.contexts.iter().position(|context| context.key == Some(key));
-        self.current = found.unwrap_or_else(|| self.evict(key));
-        self.contexts[self.current].last_use = self.clock;
+        if self.contexts[self.current].space != space(wanted) {
+            self.drop_local(self.current);
+            self.contexts[self.current].space = space(wanted);
+        }
         true
+    }
+
+    /// Drops what is not global from a kernel context.
+    fn drop_local(&mut self, index: usize) {
+        for (page, fetch) in std::mem::take(&mut self.contexts[index].local) {
+            self.drop_entry(index, page);
+            if fetch {
+                self.forget_page_jumps(index, page);
+                self.contexts[index].generation = self.fresh_generation();
+            }
+        }
+    }
+
+    /// Drops one page's entries in one context.
+    fn drop_entry(&mut self, index: usize, page: u64) {
+        let place = slot(page);
+        for tag in &mut self.areas.tlb_mut(index)[place].tags {
+            if *tag == page {
+                *tag = no_tag(place);
+            }
+        }
+        for tag in &mut self.areas.victims_mut(index)[victim_slot(page)].tags {
+            if *tag & !0xfff == page {
+                *tag = 0;
+            }
+        }
     }
 
     fn evict(&mut self, key: Context) -> usize {
@@ -179,8 +264,20 @@ impl Tlb {
             self.prepare(victim);
         }
         self.contexts[victim].key = Some(key);
+        self.forget_jumps(victim);
         self.flush_context(victim);
         victim
+    }
+
+    /// Drops a context's victims, by a change of generation while there is a fresh one.
+    fn drop_victims(&mut self, index: usize) {
+        let generation = self.areas.victim_generation(index);
+        *generation += 1;
+        if *generation == GENERATIONS {
+            // Tag 0 is of no generation: they count from 1.
+            *generation = 1;
+            self.areas.victims_mut(index).fill(TlbEntry { tags: [0; 3], host: 0 });
+        }
     }
 
     /// Makes the empty context current until [`Tlb::see_again`]; the caller inserts nothing.
@@ -206,9 +303,18 @@ impl Tlb {
     }
 
     fn flush_context(&mut self, index: usize) {
-        self.areas.tlb_mut(index).copy_from_slice(&*self.empty);
+        for (word, bits) in self.contexts[index].used.iter_mut().enumerate() {
+            let mut left = std::mem::take(bits);
+            while left != 0 {
+                let place = word * 64 + left.trailing_zeros() as usize;
+                self.areas.tlb_mut(index)[place] = empty(place);
+                left &= left - 1;
+            }
+        }
+        self.drop_victims(index);
         self.contexts[index].large = (u64::MAX, 0);
-        self.forget_jumps(index);
+        self.contexts[index].local.clear();
+        self.contexts[index].stale = true;
         self.contexts[index].generation = self.fresh_generation();
     }
 
@@ -226,24 +332,34 @@ impl Tlb {
     }
 
     /// Drops the address space that is current (the one of this CR3 and PCID).
-    pub(crate) fn flush_current_space(&mut self) {
-        let Some(current) = self.contexts[self.current].key else { return };
-        match pcid(&current) {
-            Some(id) => self.flush_pcid(id),
-            // Without PCIDs there is one set of non-global entries, whatever CR3 was.
-            None => self.flush_all(),
-        }
+    pub(crate) fn flush_current_space(&mut self, current: &Context) {
+        // Without PCIDs there is one set of non-global entries, whatever CR3 was.
+        self.flush_spaces(|context| pcid(context).is_none() || pcid(context) == pcid(current));
     }
 
     /// Drops one PCID's translations.
     pub(crate) fn flush_pcid(&mut self, id: u16) {
-        self.flush_where(|context| pcid(context).is_none_or(|other| other == id));
+        self.flush_spaces(|context| pcid(context).is_none_or(|other| other == id));
+    }
+
+    /// Drops all that is not global of the address spaces selected.
+    fn flush_spaces(&mut self, selected: impl Fn(&Context) -> bool) {
+        for index in 0..self.contexts.len() {
+            let Some(mut key) = self.contexts[index].key else { continue };
+            if !key.user {
+                key.cr3 = self.contexts[index].space;
+            }
+            match selected(&key) {
+                true if key.user => self.flush_context(index),
+                true => self.drop_local(index),
+                false => {}
+            }
+        }
     }
 
     /// Drops one linear page everywhere (it may be global), large pages whole.
     pub(crate) fn flush_page(&mut self, linear: u64) {
         let page = linear & !0xfff;
-        let place = slot(linear);
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {
                 continue;
@@ -253,12 +369,7 @@ impl Tlb {
                 self.flush_context(index);
                 continue;
             }
-            let entry = &mut self.areas.tlb_mut(index)[place];
-            for tag in &mut entry.tags {
-                if *tag == page {
-                    *tag = no_tag(place);
-                }
-            }
+            self.drop_entry(index, page);
             self.forget_page_jumps(index, page);
             self.contexts[index].generation = self.fresh_generation();
         }
@@ -271,6 +382,7 @@ impl Tlb {
             if self.contexts[index].key.is_none() {
                 continue;
             }
+            self.drop_victims(index);
             for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
                 if entry.host == host {
                     entry.tags[Kind::Write as usize] = no_tag(place);
@@ -305,7 +417,8 @@ impl Tlb {
     }
 
     /// Remembers translated code for a linear address.
-    pub(crate) fn set_jump(&mut self, linear: u64, code: u64) {
+    pub(crate) fn set_jump(&mut self, linear: u64, ram_page: u64, code: u64) {
+        self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
         let place = jump_slot(linear);
         let entry = &mut self.areas.jumps_mut(self.current)[place];
         if entry.code == 0 {
@@ -326,12 +439,27 @@ impl Tlb {
     }
 
     /// Links a slot in the current context to code at a linear address.
-    pub(crate) fn set_link(&mut self, slot: u32, linear: u64, code: u64) {
+    pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
+        self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
         self.areas.links_mut(self.current)[slot as usize] = code;
         self.contexts[self.current].links.push((slot, linear & !0xfff));
     }
 
+    /// After a flush: the code pages of the current context and their pages of RAM, to be compared
+    /// with what the page tables say now.
+    pub(crate) fn take_stale_code(&mut self) -> Option<Vec<(u64, u64)>> {
+        let context = &mut self.contexts[self.current];
+        std::mem::take(&mut context.stale)
+            .then(|| context.code.iter().map(|(&linear, &ram)| (linear, ram)).collect())
+    }
+
+    /// Forgets the current context's jumps and links to a linear page.
+    pub(crate) fn forget_code_page(&mut self, page: u64) {
+        self.forget_page_jumps(self.current, page);
+    }
+
     fn forget_jumps(&mut self, index: usize) {
+        self.contexts[index].code.clear();
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
@@ -341,6 +469,9 @@ impl Tlb {
     }
 
     fn forget_page_jumps(&mut self, index: usize, page: u64) {
+        if self.contexts[index].code.remove(&page).is_none() {
+            return;
+        }
         self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page, |to, _| to == page);
     }
 
@@ -404,15 +535,15 @@ mod tests {
     #[test]
     fn contexts_keep_their_own_entries_and_flush_apart() {
         let mut tlb = tlb();
-        tlb.switch(&context(0x1001, false));
-        tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096);
+        tlb.switch(&context(0x1001, true));
+        tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096, false);
         assert_eq!(tlb.lookup(Kind::Read, 0x7ff8, 8), Some(RamOffset(0x2ff8)));
         assert_eq!(tlb.lookup(Kind::Read, 0x7ff9, 8), None, "crosses the page");
         assert_eq!(tlb.lookup(Kind::Write, 0x7000, 1), None);
-        tlb.switch(&context(0x2002, false));
+        tlb.switch(&context(0x2002, true));
         assert_eq!(tlb.lookup(Kind::Read, 0x7000, 8), None);
         tlb.flush_pcid(2);
-        tlb.switch(&context(0x1001, false));
+        tlb.switch(&context(0x1001, true));
         assert!(tlb.lookup(Kind::Read, 0x7000, 8).is_some());
         let before = tlb.generation();
         tlb.flush_page(0x7abc);
@@ -421,10 +552,38 @@ mod tests {
     }
 
     #[test]
+    fn kernel_contexts_keep_what_is_global_when_the_space_changes() {
+        let mut tlb = tlb();
+        tlb.switch(&context(0x1001, false));
+        tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096, false);
+        tlb.insert(Kind::Read, 0x9000, RamOffset(0x3000), 4096, true);
+        tlb.switch(&context(0x2002, false));
+        assert_eq!(tlb.lookup(Kind::Read, 0x7000, 8), None);
+        assert_eq!(tlb.lookup(Kind::Read, 0x9000, 8), Some(RamOffset(0x3000)));
+        tlb.flush_pcid(2);
+        assert!(tlb.lookup(Kind::Read, 0x9000, 8).is_some());
+        tlb.flush_page(0x9000);
+        assert_eq!(tlb.lookup(Kind::Read, 0x9000, 8), None);
+    }
+
+    #[test]
+    fn victims_outlive_the_tlb_by_no_flush() {
+        let mut tlb = tlb();
+        for _ in 0..2 * GENERATIONS {
+            tlb.switch(&context(0x1001, true));
+            tlb.insert(Kind::Write, 0x5000, RamOffset(0x4000), 4096, false);
+            tlb.flush_all();
+            let generation = *tlb.areas.victim_generation(tlb.current);
+            let tags = tlb.areas.victims_mut(tlb.current)[5].tags;
+            assert!(tags.iter().all(|&tag| tag != 0x5000 | generation));
+        }
+    }
+
+    #[test]
     fn a_page_inside_a_large_one_flushes_the_whole() {
         let mut tlb = tlb();
         tlb.switch(&context(0x1001, false));
-        tlb.insert(Kind::Read, 0x20_1000, RamOffset(0x1000), 1 << 21);
+        tlb.insert(Kind::Read, 0x20_1000, RamOffset(0x1000), 1 << 21, false);
         tlb.flush_page(0x3f_f000);
         assert_eq!(tlb.lookup(Kind::Read, 0x20_1000, 1), None);
     }

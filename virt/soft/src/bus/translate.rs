@@ -75,6 +75,35 @@ impl SoftBus {
         Ok(Place::Ram(RamOffset(page.0 + (linear & 0xfff))))
     }
 
+    /// After a flush, walks to every page that translated code jumps to: what is where it was
+    /// stays linked. A processor may fetch translations ahead, so this is as exact as any time.
+    pub(super) fn revalidate_code(&mut self) {
+        let Some(pages) = self.tlb.take_stale_code() else { return };
+        let access = WalkAccess { write: false, fetch: true, user: self.context.user };
+        // Large pages answer for all the pages in them.
+        let mut known: Option<(u64, u64, u64)> = None;
+        for (linear, ram_page) in pages {
+            let ram = match known {
+                Some((base, size, ram)) if linear.wrapping_sub(base) < size => {
+                    Some(ram + (linear - base))
+                }
+                _ => {
+                    let found = self.walk(linear, access, self.context).ok();
+                    let place = found.and_then(|found| self.memory.locate(found.page));
+                    if let (Some(found), Some((offset, follows))) = (found, place) {
+                        // The rest of the large page, as far as it is RAM.
+                        let rest = found.size - (linear & (found.size - 1));
+                        known = Some((linear, rest.min(follows), offset.0));
+                    }
+                    place.map(|(offset, _)| offset.0)
+                }
+            };
+            if ram.map(|ram| ram >> 12) != Some(ram_page) {
+                self.tlb.forget_code_page(linear);
+            }
+        }
+    }
+
     /// Translates with supervisor privilege whatever the CPL; SMAP applies to implicit accesses
     /// whatever RFLAGS.AC says.
     pub(crate) fn translate_system(&self, linear: u64, write: bool) -> Result<Place, Exception> {
@@ -109,14 +138,14 @@ impl SoftBus {
             return;
         }
         match kind {
-            Kind::Fetch => self.tlb.insert(Kind::Fetch, linear, page, found.size),
-            Kind::Read => self.tlb.insert(Kind::Read, linear, page, found.size),
+            Kind::Fetch => self.tlb.insert(Kind::Fetch, linear, page, found.size, found.global),
+            Kind::Read => self.tlb.insert(Kind::Read, linear, page, found.size, found.global),
             Kind::Write => {
                 if !self.memory.code().is_set(page.0 >> 12) {
-                    self.tlb.insert(Kind::Write, linear, page, found.size);
+                    self.tlb.insert(Kind::Write, linear, page, found.size, found.global);
                 }
                 if found.readable {
-                    self.tlb.insert(Kind::Read, linear, page, found.size);
+                    self.tlb.insert(Kind::Read, linear, page, found.size, found.global);
                 }
             }
         }

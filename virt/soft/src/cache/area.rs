@@ -10,7 +10,10 @@ use std::ptr::NonNull;
 
 use engine::EngineError;
 
-use super::layout::{AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, TLB, TLB_ENTRIES};
+use super::layout::{
+    AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, TLB, TLB_ENTRIES, VICTIM_ENTRIES,
+    VICTIMS,
+};
 use super::state::NativeState;
 
 /// A TLB entry as translated code reads it.
@@ -70,14 +73,14 @@ impl Areas {
 
     /// Puts one page at the start of every area.
     fn share_state_page(&self) -> Result<(), EngineError> {
-        const { assert!(size_of::<NativeState>() <= TLB) };
+        const { assert!(size_of::<NativeState>() <= PRIVATE) };
         // SAFETY: the name is a NUL-terminated string; the descriptor is closed below.
         let file = unsafe { libc::memfd_create(c"vcpu state".as_ptr(), libc::MFD_CLOEXEC) };
         if file < 0 {
             return Err(EngineError::last_os("memfd_create"));
         }
         // SAFETY: a plain call on a descriptor we own.
-        let mut result = if unsafe { libc::ftruncate(file, TLB as libc::off_t) } == 0 {
+        let mut result = if unsafe { libc::ftruncate(file, PRIVATE as libc::off_t) } == 0 {
             Ok(())
         } else {
             Err(EngineError::last_os("ftruncate"))
@@ -90,7 +93,7 @@ impl Areas {
             let at = unsafe {
                 libc::mmap(
                     self.base.as_ptr().add(index * AREA).cast(),
-                    TLB,
+                    PRIVATE,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED | libc::MAP_FIXED,
                     file,
@@ -152,6 +155,18 @@ impl Areas {
     pub(crate) fn jumps_mut(&mut self, context: usize) -> &mut [JumpEntry; JUMP_ENTRIES] {
         // SAFETY: as in `tlb`, with exclusive access.
         unsafe { &mut *self.at(context, JUMPS).cast() }
+    }
+
+    /// A context's victims.
+    pub(crate) fn victims_mut(&mut self, context: usize) -> &mut [TlbEntry; VICTIM_ENTRIES] {
+        // SAFETY: as in `tlb`, with exclusive access.
+        unsafe { &mut *self.at(context, VICTIMS).cast() }
+    }
+
+    /// The generation of a context's victims: 0 to 4095, in tags' low bits.
+    pub(crate) fn victim_generation(&mut self, context: usize) -> &mut u64 {
+        // SAFETY: as in `tlb`, with exclusive access; the private part begins with it.
+        unsafe { &mut *self.at(context, PRIVATE).cast() }
     }
 
     /// A context's link slots.

@@ -25,12 +25,10 @@ pub(crate) struct NativeState {
     pub(crate) jump: u64,
     /// One value across a second access of the same instruction.
     pub(crate) temp: u64,
-    /// Linear address of the access that missed; then the host address of its data.
+    /// Linear address of the access that missed.
     pub(crate) linear: u64,
-    /// The site that missed.
-    pub(crate) site: u64,
-    /// Host code after the check that missed.
-    pub(crate) resume: u64,
+    /// Where the number of the site that missed lies; behind it, the code that tries again.
+    pub(crate) retry: u64,
     /// Whether XMM, YMM and MXCSR are in the host's registers (else in the image).
     pub(crate) vectors_live: u32,
     /// Whether x87 and MMX are.
@@ -69,7 +67,7 @@ pub(crate) mod at {
 
     offsets! {
         BUDGET = budget; RIP_BASE = rip_base; FLAGS = flags; HOST_RSP = host_rsp;
-        TARGET = target; JUMP = jump; TEMP = temp; LINEAR = linear; SITE = site; RESUME = resume;
+        TARGET = target; JUMP = jump; TEMP = temp; LINEAR = linear; RETRY = retry;
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
         OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
     }

@@ -20,6 +20,7 @@ pub(crate) enum Mem {
 #[repr(u8)]
 pub(crate) enum Alu {
     And = 4,
+    Xor = 6,
     Cmp = 7,
 }
 
@@ -314,6 +315,13 @@ impl Asm {
     pub(crate) fn jmp(&mut self) -> Hole {
         self.bytes.extend([0xe9, 0, 0, 0, 0]);
         Hole(self.bytes.len())
+    }
+
+    /// LEA register, [RIP + 5]: what follows the JMP rel32 that comes next.
+    pub(crate) fn point_behind_jump(&mut self, register: u8) {
+        self.rex(true, register, 0, 0, true);
+        self.bytes.extend([0x8d, (register & 7) << 3 | 5]);
+        self.int32(5);
     }
 
     pub(crate) fn jmp_mem(&mut self, mem: Mem) {

@@ -216,12 +216,20 @@ impl Emitter<'_> {
             next += 1;
             match stub {
                 Stub::Done => {}
-                Stub::Miss { from, site, write } => {
+                Stub::Miss { from, back, site, write } => {
                     self.asm.land(from);
                     let tag = super::memory::tag(usize::from(write));
                     self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag));
-                    self.asm.constant(S1, u64::from(site));
-                    self.go_shared(self.shared.miss);
+                    // S1 points at the site's number; behind it is the way back.
+                    self.asm.point_behind_jump(S1);
+                    self.go_shared(if write {
+                        self.shared.miss_write
+                    } else {
+                        self.shared.miss_read
+                    });
+                    self.asm.bytes.extend(site.to_le_bytes());
+                    let hole = self.asm.jmp();
+                    self.asm.land_at(hole, back);
                 }
                 Stub::Leave { from, site } => {
                     self.asm.land(from);
@@ -245,9 +253,7 @@ impl Emitter<'_> {
                 Stub::Unit { from, back, x87 } => {
                     self.asm.land(from);
                     let shared = if x87 { self.shared.load_x87 } else { self.shared.load_vectors };
-                    // LEA S1, [RIP + 5]: behind the jump.
-                    self.asm.bytes.extend([0x4c, 0x8d, 0x1d]);
-                    self.asm.bytes.extend(5i32.to_le_bytes());
+                    self.asm.point_behind_jump(S1);
                     self.go_shared(shared);
                     let hole = self.asm.jmp();
                     self.asm.land_at(hole, back);

@@ -6,7 +6,7 @@ use super::asm::{Asm, Hole, cond};
 use super::facts::{Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
 use super::registers::BUDGET;
-use super::site::{Link, Site, SiteKind};
+use super::site::{Link, NO_OP, Site, SiteKind};
 use super::stubs::Stubs;
 
 /// Longest block, in instructions.
@@ -51,8 +51,8 @@ pub(crate) struct Draft {
 pub(super) enum Stub {
     /// Emitted already.
     Done,
-    /// Completes a missed check.
-    Miss { from: Hole, site: u32, write: bool },
+    /// Fills what a check missed, and goes back to it.
+    Miss { from: Hole, back: usize, site: u32, write: bool },
     /// Leaves the block with flags saved or made by a recipe.
     Leave { from: Hole, site: u32 },
     /// Leaves an indirect branch: the target is in S0.
@@ -249,8 +249,8 @@ impl Emitter<'_> {
             block: self.numbers.block,
             offset,
             executed: executed as u16,
+            op: NO_OP,
             flags: self.place,
-            resume: 0,
         });
         self.numbers.first_site + self.sites.len() as u32 - 1
     }

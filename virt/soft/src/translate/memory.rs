@@ -28,15 +28,13 @@ impl Emitter<'_> {
     pub(super) fn check(&mut self, index: usize, write: bool, size: u32) {
         self.clobber(index);
         let site = self.site(SiteKind::Access { write, size }, index);
+        let back = self.asm.here();
         self.tlb_index();
         self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag(usize::from(write))));
         self.asm.alu_imm(true, Alu::Cmp, S0, 4096 - size as i32);
         let from = self.asm.jcc(cond::ABOVE);
         self.asm.load(S1, Mem::GsIndex(S1, (TLB + TLB_HOST) as i32));
-        let resume = self.asm.here() as u32;
-        let local = (site - self.numbers.first_site) as usize;
-        self.sites[local].resume = resume;
-        self.stubs.push(Stub::Miss { from, site, write });
+        self.stubs.push(Stub::Miss { from, back, site, write });
     }
 
     /// S0 = S0 + S1: frees S1.

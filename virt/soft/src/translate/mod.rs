@@ -37,4 +37,4 @@ mod stack;
 pub(crate) mod stubs;
 
 pub(crate) use emit::{Numbers, Source, translate};
-pub(crate) use site::{Link, Site, SiteKind};
+pub(crate) use site::{Link, NO_OP, Site, SiteKind};

@@ -21,6 +21,9 @@ pub(crate) enum SiteKind {
     Trap,
 }
 
+/// No decoded instruction yet.
+pub(crate) const NO_OP: u32 = u32::MAX;
+
 /// A place where a block can be left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Site {
@@ -31,10 +34,10 @@ pub(crate) struct Site {
     pub(crate) offset: i32,
     /// Instructions of the block executed and not yet taken off the budget.
     pub(crate) executed: u16,
+    /// The instruction decoded for the interpreter, by number; `NO_OP` until it was needed.
+    pub(crate) op: u32,
     /// Where the status flags are.
     pub(crate) flags: Place,
-    /// Where to go on after a miss that was filled: bytes from the start of the block's code.
-    pub(crate) resume: u32,
 }
 
 /// A branch with a target known when it was translated.

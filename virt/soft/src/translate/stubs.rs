@@ -2,8 +2,11 @@
 //!
 //! Only here the host's own registers are saved and its stack is used.
 
-use super::asm::{Asm, Mem, cond};
+use super::asm::{Alu, Asm, Hole, Mem, cond};
 use super::registers::{BUDGET, RSP, S0, S1, is_taken};
+use crate::cache::layout::{
+    PRIVATE, TLB, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT, TLB_HOST, VICTIM_ENTRIES, VICTIMS,
+};
 use crate::cache::state::at;
 use x86::xsave::{XMM_OFFSET, YMM_HI_OFFSET};
 
@@ -16,8 +19,10 @@ pub(crate) struct Stubs {
     pub(crate) leave: u32,
     /// Leaves at the site in S1 and saves the host's flags.
     pub(crate) leave_native: u32,
-    /// A check missed: linear address in S0, site in S1.
-    pub(crate) miss: u32,
+    /// A check of a load missed: linear address in S0, address of the site's number in S1.
+    pub(crate) miss_read: u32,
+    /// A check of a store missed.
+    pub(crate) miss_write: u32,
     /// Loads XMM, YMM and MXCSR, then goes to the address in S1.
     pub(crate) load_vectors: u32,
     /// Loads x87 and MMX, then goes to the address in S1.
@@ -62,7 +67,13 @@ pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
     stubs.leave = asm.here() as u32;
     leave(&mut asm, avx);
 
-    stubs.miss = align(&mut asm);
+    stubs.miss_read = align(&mut asm);
+    let slow_read = probe_victims(&mut asm, 0);
+    stubs.miss_write = align(&mut asm);
+    let slow_write = probe_victims(&mut asm, 1);
+    for hole in slow_read.into_iter().chain(slow_write) {
+        asm.land(hole);
+    }
     miss(&mut asm, avx);
 
     stubs.load_vectors = align(&mut asm);
@@ -149,11 +160,61 @@ fn leave_with_registers_saved(asm: &mut Asm, avx: bool) {
     asm.bytes.push(0xc3);
 }
 
+/// Looks a missed page up among the victims and copies it to the TLB; RAX and RCX are in their
+/// slots wherever it gives up.
+fn probe_victims(asm: &mut Asm, kind: usize) -> [Hole; 2] {
+    let tag = (TLB + kind * 8) as i32;
+    let victim_tag = (VICTIMS + kind * 8) as i32;
+    asm.store(Mem::Gs(at::RETRY), S1);
+    asm.store(Mem::Gs(at::reg(RAX)), RAX);
+    asm.store(Mem::Gs(at::reg(RCX)), RCX);
+    asm.mov(RAX, S0);
+    asm.alu_imm(true, Alu::And, RAX, !0xfff);
+    asm.mov(S1, S0);
+    asm.shr(S1, 12 - TLB_ENTRY_SHIFT);
+    asm.mov32(RCX, S1);
+    asm.alu_imm(false, Alu::And, S1, ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
+    asm.alu_imm(false, Alu::And, RCX, ((VICTIM_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32);
+    // The entry is there: the access crosses into the next page.
+    asm.rm(true, &[0x3b], RAX, Mem::GsIndex(S1, tag));
+    let crossing = asm.jcc(cond::EQUAL);
+    asm.rm(true, &[0x0b], RAX, Mem::Gs(PRIVATE as i32));
+    asm.rm(true, &[0x3b], RAX, Mem::GsIndex(RCX, victim_tag));
+    let missing = asm.jcc(cond::NOT_EQUAL);
+    asm.load(RCX, Mem::GsIndex(RCX, (VICTIMS + TLB_HOST) as i32));
+    asm.rm(true, &[0x3b], RCX, Mem::GsIndex(S1, (TLB + TLB_HOST) as i32));
+    let same = asm.jcc(cond::EQUAL);
+    asm.store(Mem::GsIndex(S1, (TLB + TLB_HOST) as i32), RCX);
+    // Tags that this entry can never hold.
+    asm.mov(RCX, S1);
+    asm.alu_imm(false, Alu::Xor, RCX, TLB_ENTRY as i32);
+    asm.shl(RCX, 12 - TLB_ENTRY_SHIFT);
+    for kind in 0..3 {
+        asm.store(Mem::GsIndex(S1, (TLB + kind * 8) as i32), RCX);
+    }
+    asm.land(same);
+    asm.alu_imm(true, Alu::And, RAX, !0xfff);
+    asm.store(Mem::GsIndex(S1, tag), RAX);
+    asm.load(RAX, Mem::Gs(at::reg(RAX)));
+    asm.load(RCX, Mem::Gs(at::reg(RCX)));
+    try_again(asm);
+    [crossing, missing]
+}
+
+/// Goes behind the site's number, which S1 or the slot points at, with the address in S0.
+fn try_again(asm: &mut Asm) {
+    asm.load(S1, Mem::Gs(at::RETRY));
+    asm.add_quietly(S1, 4);
+    asm.jmp_reg(S1);
+}
+
+/// Asks the engine to fill what a check missed. RAX and RCX are in their slots.
 fn miss(asm: &mut Asm, avx: bool) {
     asm.store(Mem::Gs(at::LINEAR), S0);
-    asm.store(Mem::Gs(at::SITE), S1);
     for register in CALLER_SAVED {
-        asm.store(Mem::Gs(at::reg(register)), register);
+        if register != RAX && register != RCX {
+            asm.store(Mem::Gs(at::reg(register)), register);
+        }
     }
     asm.store(Mem::Gs(at::BUDGET), BUDGET);
     asm.store(Mem::Gs(at::reg(RSP)), RSP);
@@ -164,11 +225,11 @@ fn miss(asm: &mut Asm, avx: bool) {
     asm.land(clean);
     asm.load(RDI, Mem::Gs(at::OWNER));
     asm.load(RSI, Mem::Gs(at::LINEAR));
-    asm.load(RDX, Mem::Gs(at::SITE));
+    asm.load(RDX, Mem::Gs(at::RETRY));
+    asm.load32(RDX, Mem::Base(RDX, 0));
     asm.call_mem(Mem::Gs(at::MISS));
-    asm.rr(true, &[0x85], RAX, RAX);
+    asm.rr(false, &[0x85], RAX, RAX);
     let fails = asm.jcc(cond::EQUAL);
-    asm.store(Mem::Gs(at::LINEAR), RAX);
     asm.cmp_mem32(Mem::Gs(at::VECTORS_LIVE), 0);
     let clean = asm.jcc(cond::EQUAL);
     load_vectors(asm, avx);
@@ -179,13 +240,13 @@ fn miss(asm: &mut Asm, avx: bool) {
     asm.load(BUDGET, Mem::Gs(at::BUDGET));
     asm.load(RSP, Mem::Gs(at::reg(RSP)));
     asm.load(S0, Mem::Gs(at::LINEAR));
-    asm.constant(S1, 0);
-    asm.jmp_mem(Mem::Gs(at::RESUME));
+    try_again(asm);
     asm.land(fails);
     for register in CALLEE_SAVED {
         asm.store(Mem::Gs(at::reg(register)), register);
     }
-    asm.load(S1, Mem::Gs(at::SITE));
+    asm.load(S1, Mem::Gs(at::RETRY));
+    asm.load32(S1, Mem::Base(S1, 0));
     // The image has the vectors, but the host's may have changed in the call.
     asm.store_imm32(Mem::Gs(at::VECTORS_LIVE), 0);
     leave_with_registers_saved(asm, avx);

@@ -123,7 +123,7 @@ impl SoftVcpu {
         self.restore(&start, &image);
         let before = self.retired;
         let site = self.enter_native(code, 1 << 40);
-        let site = self.take_state(site);
+        let (number, site) = self.take_state(site);
         let ran = (self.retired - before) as usize;
         let native = self.snapshot();
         let native_memory = self.contents(&recording);
@@ -160,7 +160,7 @@ impl SoftVcpu {
         let rip = self.cpu.rip();
         match site.kind {
             SiteKind::Link(_) | SiteKind::Target | SiteKind::Poll => None,
-            _ => self.serve(&site, rip),
+            _ => self.serve(number, &site, rip),
         }
     }
 

@@ -57,6 +57,9 @@ impl SoftVcpu {
         if self.cpu.bus.vectors.is_nearly_full() {
             // Decoded blocks hold handles of the unit: they go together.
             self.cache.clear();
+            if let Some(native) = &mut self.native {
+                native.forget_ops();
+            }
             self.cpu.bus.vectors.clear();
         }
         let code = self.find_or_decode(linear, size)?;

@@ -5,16 +5,20 @@
 //! patched branches go back to their stubs.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
 
 use engine::EngineError;
 use iced_x86::Instruction;
+use interp::Op;
 
+use crate::block::Mix;
+use crate::bus::SoftBus;
 use crate::bus::tlb::Tlb;
 use crate::cache::code::CodeMemory;
 use crate::cache::layout::LINK_SLOTS;
 use crate::translate::facts::Gates;
 use crate::translate::stubs::{Stubs, shared};
-use crate::translate::{Link, Numbers, Site, Source, translate};
+use crate::translate::{Link, NO_OP, Numbers, Site, Source, translate};
 
 /// Bound on translated code.
 pub(crate) const CODE_BYTES: usize = 64 << 20;
@@ -22,6 +26,8 @@ pub(crate) const CODE_BYTES: usize = 64 << 20;
 const BLOCK_RESERVE: usize = 64 << 10;
 /// Links one block can have.
 const LINKS_PER_BLOCK: usize = 2;
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
 /// What a block is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,10 +60,11 @@ pub(super) struct Library {
     stubs: Stubs,
     stubs_end: u32,
     blocks: Vec<Option<NativeBlock>>,
-    by_key: HashMap<Key, u32>,
-    by_page: HashMap<u64, Vec<u32>>,
+    by_key: Map<Key, u32>,
+    by_page: Map<u64, Vec<u32>>,
     by_place: BTreeMap<u32, u32>,
     sites: Vec<Site>,
+    ops: Vec<Op<SoftBus>>,
     links: Vec<Link>,
     slots: u32,
     clears: u32,
@@ -74,10 +81,11 @@ impl Library {
             stubs,
             stubs_end,
             blocks: Vec::new(),
-            by_key: HashMap::new(),
-            by_page: HashMap::new(),
+            by_key: Map::default(),
+            by_page: Map::default(),
             by_place: BTreeMap::new(),
             sites: Vec::new(),
+            ops: Vec::new(),
             links: Vec::new(),
             slots: 0,
             clears: 0,
@@ -89,10 +97,10 @@ impl Library {
         self.code.address(self.stubs.enter)
     }
 
-    /// Addresses of blocks, and of the code a signal handler continues at.
+    /// Addresses that blocks can have, and of the code a signal handler continues at.
     pub(super) fn guarded(&self) -> (u64, u64, u64) {
         let start = self.code.address(self.stubs_end);
-        (start, self.code.address(self.code.used() as u32), self.code.address(self.stubs.trap))
+        (start, self.code.address(CODE_BYTES as u32), self.code.address(self.stubs.trap))
     }
 
     /// The block of a key.
@@ -119,9 +127,23 @@ impl Library {
         &self.sites[site as usize]
     }
 
-    /// Where a missed check goes on.
-    pub(super) fn resume(&self, site: &Site) -> u64 {
-        self.address(site.block) + u64::from(site.resume)
+    /// The instruction at a site, decoded for the interpreter, if it was needed before.
+    pub(super) fn op(&self, site: &Site) -> Option<Op<SoftBus>> {
+        self.ops.get(site.op as usize).copied()
+    }
+
+    /// Keeps the instruction at a site.
+    pub(super) fn keep_op(&mut self, site: u32, op: Op<SoftBus>) {
+        self.sites[site as usize].op = self.ops.len() as u32;
+        self.ops.push(op);
+    }
+
+    /// Forgets every decoded instruction: what they refer to goes.
+    pub(super) fn forget_ops(&mut self) {
+        self.ops.clear();
+        for site in &mut self.sites {
+            site.op = NO_OP;
+        }
     }
 
     /// The site of an instruction that raised a signal.
@@ -197,6 +219,7 @@ impl Library {
     /// Links a branch to a block at a linear address.
     pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
         let Link { patch, slot, .. } = self.links[link as usize];
+        let Key { ram, .. } = self.block(to).key;
         let target = self.block(to).place;
         if let Some(patch) = patch {
             self.patch(patch, target);
@@ -204,7 +227,7 @@ impl Library {
             block.incoming.push(link);
         }
         if let Some(slot) = slot {
-            tlb.set_link(slot, linear, self.code.address(target));
+            tlb.set_link(slot, linear, ram >> 12, self.code.address(target));
         }
     }
 
@@ -252,6 +275,7 @@ impl Library {
         self.by_page.clear();
         self.by_place.clear();
         self.sites.clear();
+        self.ops.clear();
         self.links.clear();
         self.slots = 0;
         self.clears += 1;

@@ -90,6 +90,7 @@ impl Vcpu for SoftVcpu {
     fn run(&mut self, io: &mut dyn GuestIo, until: Budget) -> Result<Exit, EngineError> {
         self.cpu.bus.io.lend(io);
         let lent = Lent(self);
+        let _guard = lent.0.guard();
         Ok(lent.0.run_until(until))
     }
 

@@ -75,7 +75,8 @@ impl SoftVcpu {
         let native = self.native.as_ref().expect("asked before");
         let code = native.address(block);
         if !self.checking {
-            self.cpu.bus.tlb.set_jump(linear, code);
+            let page = native.block(block).key.ram >> 12;
+            self.cpu.bus.tlb.set_jump(linear, page, code);
         }
         Some(code)
     }
@@ -174,7 +175,7 @@ impl SoftVcpu {
         let bases = [self.cpu.state.segments[4].base, self.cpu.state.segments[5].base];
         let tsc_offset = self.cpu.state.msrs.tsc_offset;
         let native = self.native.as_ref().expect("asked before");
-        let (enter_at, (start, end, trap)) = (native.enter(), native.guarded());
+        let enter_at = native.enter();
         let gs_base = self.cpu.bus.tlb.gs_base();
         let state = self.cpu.bus.tlb.state();
         state.regs = regs;
@@ -187,43 +188,37 @@ impl SoftVcpu {
         state.owner = owner as u64;
         state.miss = miss as *const () as u64;
         state.entry = code;
-        let guarded = Guarded::new(start, end, trap, state);
         self.native_budget = budget as i64;
-        let site = enter(enter_at, gs_base);
-        drop(guarded);
-        site
+        enter(enter_at, gs_base)
     }
 
-    /// A check missed: the data's host address, if nothing but the entry was missing.
-    pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> Option<u64> {
-        let native = self.native.as_ref()?;
-        let site = *native.site(site);
-        let SiteKind::Access { write, size } = site.kind else { return None };
+    /// Lets signals raised by translated code leave it, while the result lives.
+    pub(super) fn guard(&mut self) -> Option<Guarded> {
+        let (start, end, trap) = self.native.as_ref()?.guarded();
+        Some(Guarded::new(start, end, trap, self.cpu.bus.tlb.state()))
+    }
+
+    /// A check missed: fills the TLB, if that is all the access needs.
+    pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> bool {
+        let Some(native) = self.native.as_ref() else { return false };
+        let SiteKind::Access { write, size } = native.site(site).kind else { return false };
         if (linear & 0xfff) + u64::from(size) > 4096 {
-            return None;
+            return false;
         }
-        let resume = native.resume(&site);
         let kind = if write { Kind::Write } else { Kind::Read };
-        let offset = match self.cpu.bus.translate(kind, linear) {
-            Ok(MemoryPlace::Ram(offset)) => offset,
-            _ => return None,
-        };
-        if write && self.cpu.bus.memory.code().is_set(offset.0 >> 12) {
-            return None;
-        }
-        self.cpu.bus.tlb.state().resume = resume;
-        Some(self.cpu.bus.tlb.host_address(offset))
+        self.cpu.bus.translate(kind, linear).is_ok()
+            && self.cpu.bus.tlb.lookup(kind, linear, u64::from(size)).is_some()
     }
 
     /// Does what a block was left for.
     fn left_at(&mut self, number: u32) -> Option<Exit> {
-        let site = self.take_state(number);
+        let (number, site) = self.take_state(number);
         let rip = self.cpu.rip();
-        self.serve(&site, rip)
+        self.serve(number, &site, rip)
     }
 
     /// Makes the state whole after a block was left.
-    pub(super) fn take_state(&mut self, number: u32) -> Site {
+    pub(super) fn take_state(&mut self, number: u32) -> (u32, Site) {
         let native = self.native.as_ref().expect("it just ran");
         let trapped = number == TRAP_SITE;
         let number = if trapped {
@@ -254,10 +249,10 @@ impl SoftVcpu {
         if used > 2000 {
             self.until_timer_check = 0;
         }
-        site
+        (number, site)
     }
 
-    pub(super) fn serve(&mut self, site: &Site, rip: u64) -> Option<Exit> {
+    pub(super) fn serve(&mut self, number: u32, site: &Site, rip: u64) -> Option<Exit> {
         match site.kind {
             SiteKind::Poll => {
                 self.until_timer_check = 0;
@@ -275,8 +270,42 @@ impl SoftVcpu {
                 self.fetched((rip & !0xfff).wrapping_add(0x1000));
                 self.step()
             }
-            SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => self.step(),
+            SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => {
+                self.interpret_at(number, site)
+            }
         }
+    }
+
+    /// Interprets the one instruction at a site.
+    fn interpret_at(&mut self, number: u32, site: &Site) -> Option<Exit> {
+        let native = self.native.as_ref().expect("it just ran");
+        let op = match native.op(site) {
+            Some(op) => op,
+            None => {
+                let clears = native.clears();
+                let op = match self.one_op() {
+                    Ok(op) => op,
+                    Err(exception) => return self.fetch_fault(exception),
+                };
+                let native = self.native.as_mut().expect("it just ran");
+                if native.clears() == clears {
+                    native.keep_op(number, op);
+                }
+                op
+            }
+        };
+        self.cpu.stepping = false;
+        let rip = self.cpu.rip().wrapping_add(u64::from(op.len));
+        self.cpu.set_rip(rip);
+        let outcome = (op.run)(&mut self.cpu, &op);
+        if self.cpu.bus.cut {
+            self.drop_stale_blocks();
+        }
+        if outcome.is_err() {
+            return self.trapped(op.len);
+        }
+        self.retired += 1;
+        None
     }
 
     /// Links a branch, if its target is worth it by now.

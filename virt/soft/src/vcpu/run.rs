@@ -112,14 +112,14 @@ impl SoftVcpu {
         }
     }
 
-    fn fetch_fault(&mut self, exception: Exception) -> Option<Exit> {
+    pub(super) fn fetch_fault(&mut self, exception: Exception) -> Option<Exit> {
         let delivered = self.cpu.deliver_exception(exception);
         self.after_delivery(delivered)
     }
 
     /// An op returned `Err`: RIP is past it.
     #[cold]
-    fn trapped(&mut self, len: u8) -> Option<Exit> {
+    pub(super) fn trapped(&mut self, len: u8) -> Option<Exit> {
         let back = |vcpu: &mut Self| {
             let rip = vcpu.cpu.rip().wrapping_sub(u64::from(len));
             vcpu.cpu.set_rip(rip);
