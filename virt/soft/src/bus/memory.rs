@@ -17,6 +17,13 @@ struct Pieces {
     second: Option<Place>,
 }
 
+impl Pieces {
+    fn on_device(&self) -> bool {
+        let device = |place: Place| matches!(place, Place::Device(_));
+        device(self.first) || self.second.is_some_and(device)
+    }
+}
+
 macro_rules! by_width {
     ($width:ty, |$scalar:ident| $body:expr) => {
         match <$width>::BITS {
