@@ -46,10 +46,18 @@ impl Emitter<'_> {
         let used = self.links.iter().filter(|link| link.slot.is_some()).count() as u32;
         let slot = self.numbers.first_slot + used;
         let pages = target & !0xfff;
-        if self.source.page.is_none() {
-            self.asm.load(S0, Mem::Gs(at::RIP_BASE));
-            self.asm.add_quietly(S0, pages);
-            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        match self.source.page.map(|page| page.wrapping_add(pages as i64 as u64)) {
+            None => {
+                self.asm.load(S0, Mem::Gs(at::RIP_BASE));
+                self.asm.add_quietly(S0, pages);
+                self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+            }
+            // From the upper half across the top into the lower, whose code asks for it.
+            Some(page) if page >> 63 == 0 => {
+                self.asm.constant(S0, page);
+                self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+            }
+            Some(_) => {}
         }
         self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
         let link = self.add_link(target, None, Some(slot));
@@ -165,10 +173,9 @@ impl Emitter<'_> {
         self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
         let from = self.asm.jcc(cond::NOT_EQUAL);
         self.stubs.push(Stub::Target { from, site });
-        if self.source.page.is_none() {
-            self.asm.alu_imm(true, Alu::And, S0, !0xfff);
-            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
-        }
+        // Also where this block does not use it: the target may lie in the lower half.
+        self.asm.alu_imm(true, Alu::And, S0, !0xfff);
+        self.asm.store(Mem::Gs(at::RIP_BASE), S0);
         let code = Mem::GsIndex(S1, JUMPS as i32 + 8);
         if matches!(self.place, Place::Native { .. }) {
             self.asm.jmp_mem(code);
