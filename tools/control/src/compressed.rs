@@ -6,6 +6,8 @@ use std::io::{self, BufReader, Read};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// The largest preset's dictionary is 64 MiB; a header may ask for 4 GiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// A reader of the plain bytes.
@@ -15,7 +17,7 @@ pub(crate) fn reader<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a
     source.by_ref().take(XZ.len() as u64).read_to_end(&mut head)?;
     let source = BufReader::with_capacity(1 << 18, io::Cursor::new(head.clone()).chain(source));
     Ok(if head.starts_with(XZ) {
-        Box::new(lzma_rust2::XzReader::new(source, true))
+        Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY_KIB))
     } else if head.starts_with(ZSTD) {
         let decoder = ruzstd::decoding::StreamingDecoder::new(source).map_err(io::Error::other)?;
         Box::new(decoder)
