@@ -20,7 +20,7 @@ use interp::Context;
 use memory::{GuestMemory, RamOffset};
 
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
-use crate::cache::layout::{JUMP_ENTRIES, TLB_ENTRIES, VICTIM_ENTRIES};
+use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::state::NativeState;
 
 /// Contexts kept per vCPU.
@@ -62,7 +62,7 @@ fn victim_slot(linear: u64) -> usize {
 
 #[inline(always)]
 fn jump_slot(linear: u64) -> usize {
-    linear as usize % JUMP_ENTRIES
+    (linear ^ linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
 }
 
 struct TlbContext {

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use engine::EngineError;
 
 use super::layout::{
-    AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, TLB, TLB_ENTRIES, VICTIM_ENTRIES,
+    AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, STATE, TLB, TLB_ENTRIES, VICTIM_ENTRIES,
     VICTIMS,
 };
 use super::state::NativeState;
@@ -73,14 +73,14 @@ impl Areas {
 
     /// Puts one page at the start of every area.
     fn share_state_page(&self) -> Result<(), EngineError> {
-        const { assert!(size_of::<NativeState>() <= PRIVATE) };
+        const { assert!(size_of::<NativeState>() <= STATE) };
         // SAFETY: the name is a NUL-terminated string; the descriptor is closed below.
         let file = unsafe { libc::memfd_create(c"vcpu state".as_ptr(), libc::MFD_CLOEXEC) };
         if file < 0 {
             return Err(EngineError::last_os("memfd_create"));
         }
         // SAFETY: a plain call on a descriptor we own.
-        let mut result = if unsafe { libc::ftruncate(file, PRIVATE as libc::off_t) } == 0 {
+        let mut result = if unsafe { libc::ftruncate(file, STATE as libc::off_t) } == 0 {
             Ok(())
         } else {
             Err(EngineError::last_os("ftruncate"))
@@ -93,7 +93,7 @@ impl Areas {
             let at = unsafe {
                 libc::mmap(
                     self.base.as_ptr().add(index * AREA).cast(),
-                    PRIVATE,
+                    STATE,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED | libc::MAP_FIXED,
                     file,
@@ -109,10 +109,11 @@ impl Areas {
         result
     }
 
+    /// A place in an area, relative to what GS points at.
     fn at(&self, context: usize, offset: usize) -> *mut u8 {
-        assert!(context < self.count && offset < AREA, "tables are addressed by checked indices");
+        assert!(context < self.count && STATE + offset < AREA, "tables are inside their area");
         // SAFETY: within the mapping, as just checked.
-        unsafe { self.base.as_ptr().add(context * AREA + offset) }
+        unsafe { self.base.as_ptr().add(context * AREA + STATE + offset) }
     }
 
     /// What GS holds while a context is current.
@@ -125,7 +126,7 @@ impl Areas {
         // SAFETY: the first page of area 0 holds a `NativeState` (all fields integers), and `self`
         // is borrowed exclusively. Translated code, which writes it through other mappings of the
         // page, runs only inside `enter`, a call the compiler can't see through.
-        unsafe { &mut *self.at(0, 0).cast() }
+        unsafe { &mut *self.base.as_ptr().cast() }
     }
 
     /// A context's TLB.
@@ -135,7 +136,7 @@ impl Areas {
         // SAFETY: TLB_ENTRIES entries of plain integers lie there, inside the mapping (`context`
         // is a context's index, which the owner keeps below `count`); changes need `&mut self`,
         // and translated code only reads them.
-        unsafe { &*self.base.as_ptr().add(context * AREA + TLB).cast() }
+        unsafe { &*self.base.as_ptr().add(context * AREA + STATE + TLB).cast() }
     }
 
     /// A context's TLB, to change.

@@ -14,14 +14,18 @@ pub(crate) struct CodeMemory {
     executable: NonNull<u8>,
     length: usize,
     used: usize,
+    /// Where code that seldom runs begins, and where it ends.
+    cold: usize,
+    cold_used: usize,
 }
 
 // SAFETY: the mappings belong to this value alone and are valid on any thread.
 unsafe impl Send for CodeMemory {}
 
 impl CodeMemory {
-    /// Maps `length` bytes, untouched ones costing nothing.
-    pub(crate) fn new(length: usize) -> Result<Self, EngineError> {
+    /// Maps `length` bytes, untouched ones costing nothing; from `cold` on for code that seldom
+    /// runs, so that what runs often lies close together.
+    pub(crate) fn new(length: usize, cold: usize) -> Result<Self, EngineError> {
         // SAFETY: the name is a NUL-terminated string; the descriptor is closed below.
         let file = unsafe { libc::memfd_create(c"translated code".as_ptr(), libc::MFD_CLOEXEC) };
         if file < 0 {
@@ -31,7 +35,7 @@ impl CodeMemory {
         // SAFETY: `file` is ours and the mappings keep the memory without it.
         unsafe { libc::close(file) };
         let (writable, executable) = mapped?;
-        Ok(Self { writable, executable, length, used: 0 })
+        Ok(Self { writable, executable, length, used: 0, cold, cold_used: cold })
     }
 
     fn map_both(file: i32, length: usize) -> Result<(NonNull<u8>, NonNull<u8>), EngineError> {
@@ -50,14 +54,19 @@ impl CodeMemory {
         }
     }
 
-    /// Bytes in use.
-    pub(crate) fn used(&self) -> usize {
-        self.used
+    /// Where the next code goes.
+    pub(crate) fn next(&self) -> u32 {
+        self.used.next_multiple_of(16) as u32
     }
 
-    /// Bytes free.
-    pub(crate) fn left(&self) -> usize {
-        self.length - self.used
+    /// Where the next cold code goes.
+    pub(crate) fn next_cold(&self) -> u32 {
+        self.cold_used as u32
+    }
+
+    /// Whether both parts have this many bytes left.
+    pub(crate) fn has(&self, bytes: usize) -> bool {
+        self.cold - self.used >= bytes && self.length - self.cold_used >= bytes
     }
 
     /// Executable address of a place.
@@ -71,18 +80,21 @@ impl CodeMemory {
         (place < self.length as u64).then_some(place as u32)
     }
 
-    /// Appends code; `None` when full.
-    pub(crate) fn add(&mut self, code: &[u8]) -> Option<u32> {
-        let start = self.used.next_multiple_of(16);
-        let end = start.checked_add(code.len()).filter(|&end| end <= self.length)?;
-        self.used = end;
-        self.write(start as u32, code);
-        Some(start as u32)
+    /// Appends code at `next` and cold code at `next_cold`; `has` said that there is room.
+    pub(crate) fn add(&mut self, code: &[u8], cold: &[u8]) {
+        let (start, cold_start) = (self.next(), self.next_cold());
+        self.used = start as usize + code.len();
+        self.cold_used += cold.len();
+        assert!(self.used <= self.cold && self.cold_used <= self.length, "`has` was asked");
+        self.write(start, code);
+        self.write(cold_start, cold);
     }
 
     /// Changes bytes of code that was added.
     pub(crate) fn write(&mut self, place: u32, bytes: &[u8]) {
-        assert!(place as usize + bytes.len() <= self.used, "patches stay within added code");
+        let end = place as usize + bytes.len();
+        let limit = if place as usize >= self.cold { self.cold_used } else { self.used };
+        assert!(end <= limit, "patches stay within added code");
         // SAFETY: within the writable mapping, as just checked; the code does not run meanwhile,
         // because it belongs to this vCPU, whose thread is here.
         unsafe {
@@ -91,9 +103,10 @@ impl CodeMemory {
         }
     }
 
-    /// Drops everything behind a place.
+    /// Drops everything behind a place, and all cold code.
     pub(crate) fn truncate(&mut self, place: u32) {
         self.used = self.used.min(place as usize);
+        self.cold_used = self.cold;
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct NativeState {
     pub(crate) host_mxcsr: u32,
     /// Keeps what follows aligned.
     pub(crate) unused: u32,
+    /// Host addresses of the running block's groups.
+    pub(crate) groups: [u64; 16],
     /// Host code and flags where a host signal said that an instruction must be interpreted.
     pub(crate) trap_pc: u64,
     /// The host's RFLAGS there.
@@ -58,10 +60,14 @@ pub(crate) struct NativeState {
 /// Offsets for emitted code.
 pub(crate) mod at {
     use super::{NativeState, offset_of};
+    use crate::cache::layout::STATE;
+
+    /// The state lies in front of what GS points at.
+    const BASE: i32 = -(STATE as i32);
 
     macro_rules! offsets {
         ($($name:ident = $field:ident;)*) => {
-            $(pub(crate) const $name: i32 = offset_of!(NativeState, $field) as i32;)*
+            $(pub(crate) const $name: i32 = BASE + offset_of!(NativeState, $field) as i32;)*
         };
     }
 
@@ -74,11 +80,16 @@ pub(crate) mod at {
 
     /// A general register's slot.
     pub(crate) const fn reg(number: u8) -> i32 {
-        offset_of!(NativeState, regs) as i32 + number as i32 * 8
+        BASE + offset_of!(NativeState, regs) as i32 + number as i32 * 8
+    }
+
+    /// Host address of a group.
+    pub(crate) const fn group(number: usize) -> i32 {
+        BASE + offset_of!(NativeState, groups) as i32 + number as i32 * 8
     }
 
     /// Base of FS (0) or GS (1).
     pub(crate) const fn segment_base(index: u8) -> i32 {
-        offset_of!(NativeState, segment_bases) as i32 + index as i32 * 8
+        BASE + offset_of!(NativeState, segment_bases) as i32 + index as i32 * 8
     }
 }

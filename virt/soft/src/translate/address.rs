@@ -20,8 +20,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// S0 = linear address of the memory operand; changes S1.
-    pub(super) fn linear_address(&mut self, ins: &Instruction) {
+    /// S0 = linear address of the memory operand, moved by a constant; changes S1.
+    pub(super) fn linear_address(&mut self, ins: &Instruction, by: i32) {
         let segment = match ins.memory_segment() {
             Register::FS => Some(0),
             Register::GS => Some(1),
@@ -31,12 +31,28 @@ impl Emitter<'_> {
         match segment {
             Some(segment) if bare && !is_narrow(ins) => {
                 self.asm.load(S0, Mem::Gs(at::segment_base(segment)));
-                if ins.memory_displacement64() != 0 {
-                    self.asm.add_quietly(S0, ins.memory_displacement64() as i32);
+                let disp = ins.memory_displacement64() as i32;
+                if disp != 0 {
+                    self.asm.add_quietly(S0, disp);
+                }
+                if by != 0 {
+                    self.asm.add_quietly(S0, by);
                 }
             }
             _ => {
-                self.offset_in_segment(ins, S0, true);
+                match (ins.memory_displacement64() as i32).checked_add(by) {
+                    Some(disp) if by != 0 && !ins.is_ip_rel_memory_operand() => {
+                        let mut moved = *ins;
+                        moved.set_memory_displacement64(disp as i64 as u64);
+                        self.offset_in_segment(&moved, S0, true);
+                    }
+                    _ => {
+                        self.offset_in_segment(ins, S0, true);
+                        if by != 0 {
+                            self.asm.add_quietly(S0, by);
+                        }
+                    }
+                }
                 if let Some(segment) = segment {
                     self.asm.load(S1, Mem::Gs(at::segment_base(segment)));
                     self.join_address();
@@ -82,6 +98,7 @@ impl Emitter<'_> {
 
     /// LEA of the guest.
     pub(super) fn load_address(&mut self, fact: &Fact) {
+        self.held = None;
         let register = fact.ins.op0_register();
         let (number, size) = (register.full_register().number() as u8, register.size());
         if size >= 4 {

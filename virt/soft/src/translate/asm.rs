@@ -348,12 +348,12 @@ impl Asm {
 
     /// Completes a jump: it goes to here.
     pub(crate) fn land(&mut self, hole: Hole) {
-        self.land_at(hole, self.here());
+        self.land_far(hole, self.here() as i64);
     }
 
-    /// Completes a jump: it goes to a place in this code.
-    pub(crate) fn land_at(&mut self, hole: Hole, place: usize) {
-        let relative = place as i64 - hole.0 as i64;
+    /// Completes a jump: it goes to a place relative to this code's start.
+    pub(crate) fn land_far(&mut self, hole: Hole, place: i64) {
+        let relative = place - hole.0 as i64;
         let relative = i32::try_from(relative).expect("code is smaller than 2 GiB");
         self.bytes[hole.0 - 4..hole.0].copy_from_slice(&relative.to_le_bytes());
     }

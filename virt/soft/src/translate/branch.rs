@@ -11,7 +11,7 @@ use super::facts::{Fact, gpr_of};
 use super::flags::Place;
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::{Link, SiteKind};
-use crate::cache::layout::{JUMP_ENTRIES, JUMPS, LINKS};
+use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, JUMPS, LINKS};
 use crate::cache::state::at;
 
 const PAGE: std::ops::Range<i32> = 0..4096;
@@ -29,7 +29,7 @@ impl Emitter<'_> {
 
     /// A direct jump within the page; until it is patched it leaves.
     fn near_link(&mut self, from: Hole, target: i32) {
-        let patch = self.numbers.place + Asm::distance_at(from) as u32;
+        let patch = self.base() + Asm::distance_at(from) as u32;
         let link = self.add_link(target, Some(patch), None);
         self.stubs.push(Stub::Unlinked { from, link });
     }
@@ -62,7 +62,7 @@ impl Emitter<'_> {
         self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
         let link = self.add_link(target, None, Some(slot));
         // The stub follows: slots lead to it until the target is known.
-        self.links[link].stub = self.numbers.place + self.asm.here() as u32;
+        self.links[link].stub = self.base() + self.asm.here() as u32;
         let site = self.links[link].site;
         self.go_out(site, true);
     }
@@ -91,14 +91,14 @@ impl Emitter<'_> {
     /// Writes the return address below the top of the stack.
     fn push_return(&mut self, index: usize, fact: &Fact) {
         let next = fact.offset + fact.ins.len() as i32;
-        self.push_slot(index);
+        let data = self.push_slot(index);
         let known = self.source.page.map(|page| page.wrapping_add(next as i64 as u64) as i64);
         match known.map(i32::try_from) {
-            Some(Ok(short)) => self.asm.store_imm(Mem::Pair(S0, S1), short),
+            Some(Ok(short)) => self.asm.store_imm(data.mem(), short),
             _ => {
-                self.join_address();
+                let data = self.free_s1(data);
                 self.load_rip(S1, next);
-                self.asm.store(Mem::Base(S0, 0), S1);
+                self.asm.store(data.mem(), S1);
             }
         }
     }
@@ -125,7 +125,7 @@ impl Emitter<'_> {
     /// S0 = target of an indirect branch.
     fn load_target(&mut self, index: usize, fact: &Fact) {
         if fact.access.is_some() {
-            self.load_operand(index, fact);
+            self.load_operand(index, fact, S0);
             return;
         }
         let (number, _) = gpr_of(fact.ins.op0_register()).expect("JMP or CALL r64");
@@ -167,7 +167,9 @@ impl Emitter<'_> {
     fn go_to_target(&mut self) {
         self.clobber_at_end();
         let site = self.site_at(SiteKind::Target, 0, 0);
-        self.asm.mov32(S1, S0);
+        self.asm.mov(S1, S0);
+        self.asm.shr(S1, JUMP_SHIFT);
+        self.asm.rr(false, &[0x31], S0, S1);
         self.asm.alu_imm(false, Alu::And, S1, JUMP_ENTRIES as i32 - 1);
         self.asm.shl(S1, 4);
         self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
@@ -209,14 +211,31 @@ impl Emitter<'_> {
     /// Jumps to code that all blocks share.
     pub(super) fn go_shared(&mut self, to: u32) {
         let from = self.asm.jmp();
-        let here = self.numbers.place as i64 + self.asm.here() as i64;
-        let distance = i32::try_from(i64::from(to) - here).expect("code memory is below 2 GiB");
-        let at = Asm::distance_at(from);
-        self.asm.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        self.asm.land_far(from, i64::from(to) - i64::from(self.base()));
+    }
+
+    /// Place of the code that is being written.
+    fn base(&self) -> u32 {
+        if self.is_cold { self.numbers.cold_place } else { self.numbers.place }
+    }
+
+    /// Completes a jump in line: it goes to here, out of line.
+    fn land_here(&mut self, from: Hole) {
+        let here = i64::from(self.numbers.cold_place) + self.asm.here() as i64;
+        self.other.land_far(from, here - i64::from(self.numbers.place));
+    }
+
+    /// Jumps from out of line to a place in line.
+    fn go_back(&mut self, place: usize) {
+        let from = self.asm.jmp();
+        let to = i64::from(self.numbers.place) + place as i64;
+        self.asm.land_far(from, to - i64::from(self.numbers.cold_place));
     }
 
     /// Everything that the block's own code jumps away to.
     pub(super) fn out_of_line(&mut self) {
+        std::mem::swap(&mut self.asm, &mut self.other);
+        self.is_cold = true;
         let mut next = 0;
         while next < self.stubs.len() {
             let stub = std::mem::replace(&mut self.stubs[next], Stub::Done);
@@ -224,7 +243,7 @@ impl Emitter<'_> {
             match stub {
                 Stub::Done => {}
                 Stub::Miss { from, back, site, write } => {
-                    self.asm.land(from);
+                    self.land_here(from);
                     let tag = super::memory::tag(usize::from(write));
                     self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag));
                     // S1 points at the site's number; behind it is the way back.
@@ -235,35 +254,33 @@ impl Emitter<'_> {
                         self.shared.miss_read
                     });
                     self.asm.bytes.extend(site.to_le_bytes());
-                    let hole = self.asm.jmp();
-                    self.asm.land_at(hole, back);
+                    self.go_back(back);
                 }
                 Stub::Leave { from, site } => {
-                    self.asm.land(from);
+                    self.land_here(from);
                     self.go_out(site, false);
                 }
                 Stub::Target { from, site } => {
-                    self.asm.land(from);
+                    self.land_here(from);
                     self.asm.store(Mem::Gs(at::TARGET), S0);
                     self.go_out(site, false);
                 }
                 Stub::Unlinked { from, link } => {
-                    self.asm.land(from);
-                    self.links[link].stub = self.numbers.place + self.asm.here() as u32;
+                    self.land_here(from);
+                    self.links[link].stub = self.base() + self.asm.here() as u32;
                     let site = self.links[link].site;
                     self.go_out(site, true);
                 }
                 Stub::Cross { from, target } => {
-                    self.asm.land(from);
+                    self.land_here(from);
                     self.cross(target);
                 }
                 Stub::Unit { from, back, x87 } => {
-                    self.asm.land(from);
+                    self.land_here(from);
                     let shared = if x87 { self.shared.load_x87 } else { self.shared.load_vectors };
                     self.asm.point_behind_jump(S1);
                     self.go_shared(shared);
-                    let hole = self.asm.jmp();
-                    self.asm.land_at(hole, back);
+                    self.go_back(back);
                 }
             }
         }

@@ -5,6 +5,7 @@ use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFac
 use super::asm::{Asm, Hole, cond};
 use super::facts::{Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
+use super::group::{self, Groups};
 use super::registers::BUDGET;
 use super::site::{Link, NO_OP, Site, SiteKind};
 use super::stubs::Stubs;
@@ -34,11 +35,15 @@ pub(crate) struct Numbers {
     pub(crate) first_slot: u32,
     /// Place of the block's code in code memory.
     pub(crate) place: u32,
+    /// Place of its code out of line.
+    pub(crate) cold_place: u32,
 }
 
 /// A translated block.
 pub(crate) struct Draft {
     pub(crate) code: Vec<u8>,
+    /// The code out of line.
+    pub(crate) cold: Vec<u8>,
     pub(crate) sites: Vec<Site>,
     pub(crate) links: Vec<Link>,
     /// Instructions that the host may raise a signal on: bytes from the code's start, site.
@@ -67,7 +72,14 @@ pub(super) enum Stub {
 
 /// A block under construction.
 pub(super) struct Emitter<'a> {
+    /// Code in line; while `out_of_line` works, that out of line.
     pub(super) asm: Asm,
+    /// The other one.
+    pub(super) other: Asm,
+    pub(super) is_cold: bool,
+    pub(super) groups: Groups,
+    /// The group whose host address is in S0.
+    pub(super) held: Option<usize>,
     pub(super) source: &'a Source<'a>,
     pub(super) numbers: Numbers,
     pub(super) shared: &'a Stubs,
@@ -90,11 +102,21 @@ pub(crate) fn translate(
     shared: &Stubs,
     announced: &mut dyn FnMut(&Instruction) -> bool,
 ) -> Draft {
-    let facts = decode(source, announced);
+    let mut facts = decode(source, announced);
+    let groups = if source.gates.grouped { group::find(&facts) } else { Groups::default() };
+    for (index, member) in groups.members.iter().enumerate() {
+        if member.is_some_and(|member| groups.groups[member.group].first != index) {
+            facts[index].can_leave &= facts[index].can_trap;
+        }
+    }
     assert!(!facts.is_empty(), "a block has an instruction");
     let instructions = facts.len() as u16;
     let mut emitter = Emitter {
         asm: Asm::default(),
+        other: Asm::default(),
+        is_cold: false,
+        groups,
+        held: None,
         source,
         numbers,
         shared,
@@ -110,8 +132,8 @@ pub(crate) fn translate(
     };
     emitter.block();
     emitter.out_of_line();
-    let Emitter { asm, sites, links, traps, .. } = emitter;
-    Draft { code: asm.bytes, sites, links, traps, instructions }
+    let Emitter { asm, other, sites, links, traps, .. } = emitter;
+    Draft { code: other.bytes, cold: asm.bytes, sites, links, traps, instructions }
 }
 
 /// Decodes up to the end of the page, a branch, or the limit.

@@ -118,6 +118,8 @@ pub(crate) struct Gates {
     pub(crate) x87: bool,
     /// RDTSC may run unnoticed.
     pub(crate) time: bool,
+    /// Accesses may share checks.
+    pub(crate) grouped: bool,
 }
 
 /// Looks at an instruction. `announced`: CPUID names all it needs.

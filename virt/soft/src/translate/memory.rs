@@ -1,15 +1,50 @@
 //! The inline look-up in the software TLB, and flags around it.
 
+use iced_x86::Instruction;
+
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::flags::{Maker, Place, Recipe, Source};
-use super::registers::{RAX, S0, S1, is_taken};
+use super::registers::{RAX, RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use crate::cache::layout::{TLB, TLB_ENTRIES, TLB_ENTRY_SHIFT, TLB_HOST};
 use crate::cache::state::at;
 
 /// Mask for a page's entry, in bytes.
 const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32;
+
+/// RBP.
+const RBP: u8 = 5;
+
+/// What an access is at.
+#[derive(Clone, Copy)]
+pub(super) enum Address<'a> {
+    /// The explicit memory operand.
+    Operand(&'a Instruction),
+    /// RSP plus a constant.
+    Stack(i32),
+    /// RBP.
+    Frame,
+}
+
+/// Where an access's data is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    /// [S0 + S1]
+    Pair,
+    /// [S0 + disp]; S1 is free.
+    At(i32),
+}
+
+impl Data {
+    /// As an operand of ours.
+    pub(super) fn mem(self) -> Mem {
+        match self {
+            Self::Pair => Mem::Pair(S0, S1),
+            Self::At(disp) => Mem::Base(S0, disp),
+        }
+    }
+}
 
 /// The tag of an entry for one kind of access.
 pub(super) fn tag(kind: usize) -> i32 {
@@ -24,10 +59,46 @@ impl Emitter<'_> {
         self.asm.alu_imm(false, Alu::And, S1, INDEX_MASK);
     }
 
+    /// Checks an instruction's access and tells where its data is. Changes S0 and S1.
+    pub(super) fn data(
+        &mut self,
+        index: usize,
+        address: Address<'_>,
+        write: bool,
+        size: u32,
+    ) -> Data {
+        let Some(member) = self.groups.members.get(index).copied().flatten() else {
+            self.held = None;
+            self.form(address, 0);
+            self.check(index, write, size, false);
+            return Data::Pair;
+        };
+        let group = self.groups.groups[member.group];
+        if group.first == index {
+            self.form(address, group.low);
+            self.check(index, group.write, group.size, true);
+            self.join_address();
+            self.asm.store(Mem::Gs(at::group(member.group)), S0);
+        } else if self.held != Some(member.group) {
+            self.asm.load(S0, Mem::Gs(at::group(member.group)));
+        }
+        self.held = Some(member.group);
+        Data::At(member.offset)
+    }
+
+    /// S0 = a linear address, moved by a constant.
+    fn form(&mut self, address: Address<'_>, by: i32) {
+        match address {
+            Address::Operand(ins) => self.linear_address(ins, by),
+            Address::Stack(disp) => self.asm.lea(true, S0, Some(RSP), None, disp + by),
+            Address::Frame => self.asm.lea(true, S0, Some(RBP), None, by),
+        }
+    }
+
     /// Checks an access at the linear address in S0; after it, [S0 + S1] is the data.
-    pub(super) fn check(&mut self, index: usize, write: bool, size: u32) {
+    fn check(&mut self, index: usize, write: bool, size: u32, grouped: bool) {
         self.clobber(index);
-        let site = self.site(SiteKind::Access { write, size }, index);
+        let site = self.site(SiteKind::Access { write, size, grouped }, index);
         let back = self.asm.here();
         self.tlb_index();
         self.asm.rm(true, &[0x33], S0, Mem::GsIndex(S1, tag(usize::from(write))));
@@ -35,6 +106,21 @@ impl Emitter<'_> {
         let from = self.asm.jcc(cond::ABOVE);
         self.asm.load(S1, Mem::GsIndex(S1, (TLB + TLB_HOST) as i32));
         self.stubs.push(Stub::Miss { from, back, site, write });
+    }
+
+    /// Checks the address in S0, which no group knows.
+    pub(super) fn check_alone(&mut self, index: usize, write: bool, size: u32) {
+        self.held = None;
+        self.check(index, write, size, false);
+    }
+
+    /// Data at [S0 + disp], so that S1 is free.
+    pub(super) fn free_s1(&mut self, data: Data) -> Data {
+        if data == Data::Pair {
+            self.join_address();
+            return Data::At(0);
+        }
+        data
     }
 
     /// S0 = S0 + S1: frees S1.

@@ -29,6 +29,7 @@ mod branch;
 mod emit;
 pub(crate) mod facts;
 pub(crate) mod flags;
+pub(crate) mod group;
 mod memory;
 mod plain;
 pub(crate) mod registers;

@@ -6,6 +6,7 @@ use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::facts::{Fact, gpr_of};
 use super::flags::Place;
+use super::memory::{Address, Data};
 use super::registers::{S0, S1, is_taken};
 use super::site::SiteKind;
 use crate::cache::state::at;
@@ -19,14 +20,12 @@ impl Emitter<'_> {
         let mut ins = fact.ins;
         let stands = stands(&ins, fact.access.is_some());
         if let Some(access) = fact.access {
-            self.linear_address(&ins);
-            self.check(index, access.write, access.size);
+            let mut data = self.data(index, Address::Operand(&fact.ins), access.write, access.size);
             let wants_flags = fact.reads_flags && !matches!(self.place, Place::Native { .. });
-            let join = wants_flags || stands[0].is_some();
-            if join {
-                self.join_address();
+            if wants_flags || stands[0].is_some() {
+                data = self.free_s1(data);
             }
-            point(&mut ins, S0, if join { None } else { Some(S1) });
+            point(&mut ins, data);
             if wants_flags {
                 self.want_native();
             }
@@ -37,6 +36,9 @@ impl Emitter<'_> {
             self.note_trap(index, fact);
             self.copy(fact);
             return;
+        }
+        if stands.iter().flatten().any(|stand| stand.1 == S0) {
+            self.held = None;
         }
         for (number, scratch) in stands.iter().flatten() {
             if is_loaded(&fact.ins, *number) {
@@ -75,6 +77,7 @@ impl Emitter<'_> {
 
     /// Loads vector and x87 state if the host does not hold it.
     pub(super) fn ready_units(&mut self, index: usize, fact: &Fact) {
+        self.held = None;
         self.protect_flags(index);
         if fact.vector && !self.vectors_ready {
             self.vectors_ready = true;
@@ -101,7 +104,8 @@ impl Emitter<'_> {
         let access = fact.access.expect("the form with a memory operand");
         // Shifts and masks would destroy the flags before the check secures them.
         self.clobber(index);
-        self.linear_address(&ins);
+        self.held = None;
+        self.linear_address(&ins, 0);
         self.offset_register(number, size);
         let (shift, scale) = match size {
             2 => (4, 1),
@@ -110,7 +114,7 @@ impl Emitter<'_> {
         };
         self.asm.sar(S1, shift);
         self.asm.lea(true, S0, Some(S0), Some((S1, scale)), 0);
-        self.check(index, access.write, access.size);
+        self.check_alone(index, access.write, access.size);
         self.join_address();
         self.offset_register(number, size);
         self.asm.alu_imm(false, Alu::And, S1, i32::from(size) * 8 - 1);
@@ -118,7 +122,7 @@ impl Emitter<'_> {
         // Only CF changes: the others must be there. This needs S1.
         self.want_native();
         self.asm.load(S1, Mem::Gs(at::TEMP));
-        point(&mut ins, S0, None);
+        point(&mut ins, Data::At(0));
         ins.set_op1_register(sized(S1, u32::from(size)));
         self.encode(&ins);
     }
@@ -141,6 +145,7 @@ impl Emitter<'_> {
     pub(super) fn time_stamp(&mut self) {
         const RDX: u8 = 2;
         const RAX: u8 = 0;
+        self.held = None;
         self.asm.bytes.extend([0x0f, 0x31]);
         self.asm.rorx(RDX, RDX, 32);
         self.asm.lea(true, RAX, Some(RAX), Some((RDX, 0)), 0);
@@ -152,14 +157,18 @@ impl Emitter<'_> {
     }
 }
 
-/// Points the memory operand at [base + index].
-fn point(ins: &mut Instruction, base: u8, index: Option<u8>) {
+/// Points the memory operand at its data.
+fn point(ins: &mut Instruction, data: Data) {
+    let (index, disp) = match data {
+        Data::Pair => (sized(S1, 8), 0),
+        Data::At(disp) => (Register::None, disp),
+    };
     ins.set_segment_prefix(Register::None);
-    ins.set_memory_base(sized(base, 8));
-    ins.set_memory_index(index.map_or(Register::None, |index| sized(index, 8)));
+    ins.set_memory_base(sized(S0, 8));
+    ins.set_memory_index(index);
     ins.set_memory_index_scale(1);
-    ins.set_memory_displacement64(0);
-    ins.set_memory_displ_size(0);
+    ins.set_memory_displacement64(disp as i64 as u64);
+    ins.set_memory_displ_size(u32::from(disp != 0));
 }
 
 /// The taken registers among the register operands, with their stand-ins: S1 alone where there is

@@ -5,8 +5,8 @@ use super::flags::Place;
 /// Why a block is left at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SiteKind {
-    /// A check missed.
-    Access { write: bool, size: u32 },
+    /// A check missed; a grouped one speaks for later accesses too.
+    Access { write: bool, size: u32, grouped: bool },
     /// The budget is spent, or somebody wants attention.
     Poll,
     /// The interpreter executes the instruction.

@@ -7,6 +7,7 @@ use iced_x86::OpKind;
 use super::asm::Mem;
 use super::emit::Emitter;
 use super::facts::{Fact, gpr_of};
+use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use crate::cache::state::at;
 
@@ -20,71 +21,74 @@ impl Emitter<'_> {
         match ins.op0_kind() {
             OpKind::Register => {
                 let (number, _) = gpr_of(ins.op0_register()).expect("PUSH r64");
-                self.push_slot(index);
+                let data = self.push_slot(index);
                 if is_taken(number) {
-                    self.join_address();
+                    let data = self.free_s1(data);
                     self.asm.load(S1, Mem::Gs(at::reg(number)));
-                    self.asm.store(Mem::Base(S0, 0), S1);
+                    self.asm.store(data.mem(), S1);
                 } else {
-                    self.asm.store(Mem::Pair(S0, S1), number);
+                    self.asm.store(data.mem(), number);
                 }
             }
             OpKind::Memory => {
-                self.load_operand(index, fact);
+                self.load_operand(index, fact, S0);
                 self.asm.store(Mem::Gs(at::TEMP), S0);
-                self.push_slot(index);
-                self.join_address();
+                let data = self.push_slot(index);
+                let data = self.free_s1(data);
                 self.asm.load(S1, Mem::Gs(at::TEMP));
-                self.asm.store(Mem::Base(S0, 0), S1);
+                self.asm.store(data.mem(), S1);
             }
             _ => {
-                self.push_slot(index);
-                self.asm.store_imm(Mem::Pair(S0, S1), ins.immediate(0) as i64 as i32);
+                let data = self.push_slot(index);
+                self.asm.store_imm(data.mem(), ins.immediate(0) as i64 as i32);
             }
         }
         self.asm.add_quietly(RSP, -8);
     }
 
-    /// [S0 + S1] = the eight bytes below the top of the stack.
-    pub(super) fn push_slot(&mut self, index: usize) {
-        self.asm.lea(true, S0, Some(RSP), None, -8);
-        self.check(index, true, 8);
+    /// The eight bytes below the top of the stack.
+    pub(super) fn push_slot(&mut self, index: usize) -> Data {
+        self.data(index, Address::Stack(-8), true, 8)
     }
 
-    /// S0 = the eight bytes of the memory operand.
-    pub(super) fn load_operand(&mut self, index: usize, fact: &Fact) {
-        self.linear_address(&fact.ins);
-        self.check(index, false, 8);
-        self.asm.load(S0, Mem::Pair(S0, S1));
+    /// A register = the eight bytes of the memory operand.
+    pub(super) fn load_operand(&mut self, index: usize, fact: &Fact, to: u8) {
+        let data = self.data(index, Address::Operand(&fact.ins), false, 8);
+        self.load_data(to, data);
+    }
+
+    /// A register = eight bytes of data.
+    fn load_data(&mut self, to: u8, data: Data) {
+        self.asm.load(to, data.mem());
+        if to == S0 {
+            self.held = None;
+        }
     }
 
     /// S0 = the eight bytes at the top of the stack.
     pub(super) fn load_top(&mut self, index: usize) {
-        self.asm.mov(S0, RSP);
-        self.check(index, false, 8);
-        self.asm.load(S0, Mem::Pair(S0, S1));
+        let data = self.data(index, Address::Stack(0), false, 8);
+        self.load_data(S0, data);
     }
 
     /// POP to a register other than RSP.
     pub(super) fn pop(&mut self, index: usize, fact: &Fact) {
         let (number, _) = gpr_of(fact.ins.op0_register()).expect("POP r64");
-        self.asm.mov(S0, RSP);
-        self.check(index, false, 8);
+        let data = self.data(index, Address::Stack(0), false, 8);
         if is_taken(number) {
-            self.asm.load(S0, Mem::Pair(S0, S1));
-            self.asm.store(Mem::Gs(at::reg(number)), S0);
+            self.load_data(S1, data);
+            self.asm.store(Mem::Gs(at::reg(number)), S1);
         } else {
-            self.asm.load(number, Mem::Pair(S0, S1));
+            self.load_data(number, data);
         }
         self.asm.add_quietly(RSP, 8);
     }
 
     /// LEAVE.
     pub(super) fn leave(&mut self, index: usize) {
-        self.asm.mov(S0, RBP);
-        self.check(index, false, 8);
-        self.asm.load(S0, Mem::Pair(S0, S1));
+        let data = self.data(index, Address::Frame, false, 8);
+        self.load_data(S1, data);
         self.asm.lea(true, RSP, Some(RBP), None, 8);
-        self.asm.mov(RBP, S0);
+        self.asm.mov(RBP, S1);
     }
 }

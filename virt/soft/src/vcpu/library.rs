@@ -22,6 +22,8 @@ use crate::translate::{Link, NO_OP, Numbers, Site, Source, translate};
 
 /// Bound on translated code.
 pub(crate) const CODE_BYTES: usize = 64 << 20;
+/// Of it, for code that runs often; the rest is for ways out.
+const HOT_BYTES: usize = 40 << 20;
 /// More than any block needs.
 const BLOCK_RESERVE: usize = 64 << 10;
 /// Links one block can have.
@@ -72,10 +74,10 @@ pub(super) struct Library {
 
 impl Library {
     pub(super) fn new() -> Result<Self, EngineError> {
-        let mut code = CodeMemory::new(CODE_BYTES)?;
+        let mut code = CodeMemory::new(CODE_BYTES, HOT_BYTES)?;
         let (bytes, stubs) = shared(std::arch::is_x86_feature_detected!("avx"));
-        code.add(&bytes).expect("the first code fits");
-        let stubs_end = code.used() as u32;
+        code.add(&bytes, &[]);
+        let stubs_end = code.next();
         Ok(Self {
             code,
             stubs,
@@ -158,7 +160,7 @@ impl Library {
 
     /// Whether everything must be dropped before another block is translated.
     pub(super) fn is_full(&self) -> bool {
-        self.code.left() < BLOCK_RESERVE || self.slots as usize + LINKS_PER_BLOCK > LINK_SLOTS
+        !self.code.has(BLOCK_RESERVE) || self.slots as usize + LINKS_PER_BLOCK > LINK_SLOTS
     }
 
     /// How often everything was dropped: numbers from before mean nothing after.
@@ -180,17 +182,17 @@ impl Library {
             self.drop_block(old, tlb);
         }
         let number = self.blocks.len() as u32;
-        let place = self.code.used().next_multiple_of(16) as u32;
+        let place = self.code.next();
         let numbers = Numbers {
             block: number,
             first_site: self.sites.len() as u32,
             first_link: self.links.len() as u32,
             first_slot: self.slots,
             place,
+            cold_place: self.code.next_cold(),
         };
         let draft = translate(source, numbers, &self.stubs, announced);
-        let got = self.code.add(&draft.code).expect("`is_full` was asked");
-        assert_eq!(got, place, "code lies where it was made for");
+        self.code.add(&draft.code, &draft.cold);
         self.sites.extend(draft.sites);
         for link in &draft.links {
             if let Some(slot) = link.slot {

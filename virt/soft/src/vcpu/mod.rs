@@ -30,6 +30,8 @@ pub(crate) struct SoftVcpu {
     announced: Announced,
     /// Interpreter and translator run in lockstep.
     checking: bool,
+    /// The next translated block must not share checks.
+    ungrouped: bool,
     /// Budget given to translated code last.
     native_budget: i64,
     shared: Arc<Shared>,
@@ -56,6 +58,7 @@ impl SoftVcpu {
             native: native_library()?,
             announced: Announced::new(),
             checking: std::env::var_os("ROOF_CHECK").is_some(),
+            ungrouped: false,
             native_budget: 0,
             shared,
             own,

@@ -48,7 +48,9 @@ impl SoftVcpu {
     #[inline]
     pub(super) fn run_native(&mut self, left: u64) -> Option<Option<Exit>> {
         let linear = self.cpu.rip();
+        let alone = std::mem::take(&mut self.ungrouped);
         let code = match self.cpu.bus.tlb.jump(linear) {
+            _ if alone => self.find_ungrouped(linear)?,
             Some(code) => code,
             None => self.find_native(linear)?,
         };
@@ -81,12 +83,23 @@ impl SoftVcpu {
         Some(code)
     }
 
+    /// Code for a linear address in which every access has its own check: a shared one failed.
+    #[cold]
+    fn find_ungrouped(&mut self, linear: u64) -> Option<u64> {
+        let block = self.native_block_of(linear, false)?;
+        Some(self.native.as_ref().expect("asked before").address(block))
+    }
+
     fn native_block(&mut self, linear: u64) -> Option<u32> {
+        self.native_block_of(linear, true)
+    }
+
+    fn native_block_of(&mut self, linear: u64, grouped: bool) -> Option<u32> {
         let ram = self.fetched(linear)?;
         let key = Key {
             ram: ram.0,
             page: (linear >= UPPER_HALF).then_some(linear & !0xfff),
-            gates: self.gates(),
+            gates: Gates { grouped, ..self.gates() },
         };
         let native = self.native.as_ref()?;
         if let Some(block) = native.find(&key) {
@@ -96,7 +109,7 @@ impl SoftVcpu {
                 return Some(block);
             }
         }
-        if !self.is_hot(ram) {
+        if grouped && !self.is_hot(ram) {
             return None;
         }
         self.translate_block(linear, ram, key)
@@ -163,7 +176,7 @@ impl SoftVcpu {
         let time = !self.checking
             && (state.cr4 & Cr4::TSD.bits() == 0 || self.cpu.cpl == 0)
             && self.announced.bmi2;
-        Gates { sse, avx, x87: usable && native_errors, time }
+        Gates { sse, avx, x87: usable && native_errors, time, grouped: true }
     }
 
     pub(super) fn enter_native(&mut self, code: u64, budget: u64) -> u32 {
@@ -201,7 +214,7 @@ impl SoftVcpu {
     /// A check missed: fills the TLB, if that is all the access needs.
     pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> bool {
         let Some(native) = self.native.as_ref() else { return false };
-        let SiteKind::Access { write, size } = native.site(site).kind else { return false };
+        let SiteKind::Access { write, size, .. } = native.site(site).kind else { return false };
         if (linear & 0xfff) + u64::from(size) > 4096 {
             return false;
         }
@@ -269,6 +282,10 @@ impl SoftVcpu {
             SiteKind::SecondPage => {
                 self.fetched((rip & !0xfff).wrapping_add(0x1000));
                 self.step()
+            }
+            SiteKind::Access { grouped: true, .. } => {
+                self.ungrouped = true;
+                None
             }
             SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => {
                 self.interpret_at(number, site)
