@@ -149,7 +149,7 @@ impl BlockCache {
         &mut self,
         ram: u64,
         size: CodeSize,
-        ops: Vec<Op<SoftBus>>,
+        ops: &[Op<SoftBus>],
         second_page: Option<u64>,
     ) -> u32 {
         if self.ops + ops.len() > CACHE_OPS {
@@ -159,7 +159,7 @@ impl BlockCache {
         self.ops += ops.len();
         let page = ram >> 12;
         let key = key(ram, size);
-        let block = Block { ops: ops.into_boxed_slice(), bytes, key, heat: 0, page, second_page };
+        let block = Block { ops: ops.into(), bytes, key, heat: 0, page, second_page };
         let index = self.free.pop().unwrap_or_else(|| {
             self.blocks.push(None);
             (self.blocks.len() - 1) as u32

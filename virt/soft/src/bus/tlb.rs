@@ -95,6 +95,8 @@ pub(crate) struct Tlb {
     next_generation: u32,
     clock: u64,
     ram: u64,
+    /// Pages of RAM that have, or had, write entries: a bit each.
+    written: Vec<u64>,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
 }
@@ -132,6 +134,7 @@ impl Tlb {
             next_generation: CONTEXTS as u32 + 1,
             clock: 0,
             ram: memory.host_base() as u64,
+            written: vec![0; (memory.size() >> 18) as usize + 1],
             unlinked: Vec::new(),
         };
         tlb.prepare(0);
@@ -177,6 +180,9 @@ impl Tlb {
     ) {
         let host = self.ram + page.0;
         let base = linear & !0xfff;
+        if kind == Kind::Write {
+            self.written[(page.0 >> 18) as usize] |= 1 << (page.0 >> 12 & 63);
+        }
         let place = slot(linear);
         let current = self.current;
         let entry = &mut self.areas.tlb_mut(current)[place];
@@ -377,6 +383,11 @@ impl Tlb {
 
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
+        let (word, bit) = ((page.0 >> 18) as usize, 1 << (page.0 >> 12 & 63));
+        if self.written[word] & bit == 0 {
+            return;
+        }
+        self.written[word] &= !bit;
         let host = self.ram + page.0;
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {

@@ -37,8 +37,18 @@ impl Emitter<'_> {
     fn add_link(&mut self, target: i32, patch: Option<u32>, slot: Option<u32>) -> usize {
         let number = self.numbers.first_link + self.links.len() as u32;
         let site = self.site_at(SiteKind::Link(number), target, 0);
-        self.links.push(Link { site, patch, slot, stub: 0 });
+        let recipe = match self.place {
+            // Only where a loop closes: a block for each way into it would be too many.
+            Place::Native { recipe, .. } if patch.is_some() && self.is_behind(target) => recipe,
+            _ => None,
+        };
+        self.links.push(Link { site, patch, slot, stub: 0, recipe });
         self.links.len() - 1
+    }
+
+    /// Whether a target lies at or before the block's last instruction.
+    fn is_behind(&self, target: i32) -> bool {
+        self.facts.last().is_some_and(|last| target <= last.offset)
     }
 
     /// A branch to another page.

@@ -24,6 +24,8 @@ pub(crate) struct Source<'a> {
     /// The one instruction crosses into the next page, which lies at this host address.
     pub(crate) second_page: Option<u64>,
     pub(crate) gates: Gates,
+    /// How whoever jumps here made the flags, if it is always the same.
+    pub(crate) entry: Option<Recipe>,
 }
 
 /// Numbers and places the block will have.
@@ -40,6 +42,7 @@ pub(crate) struct Numbers {
 }
 
 /// A translated block.
+#[derive(Default)]
 pub(crate) struct Draft {
     pub(crate) code: Vec<u8>,
     /// The code out of line.
@@ -50,6 +53,35 @@ pub(crate) struct Draft {
     pub(crate) traps: Vec<(u32, u32)>,
     /// Guest instructions.
     pub(crate) instructions: u16,
+    /// It has to save the flags it is entered with, for want of a recipe.
+    pub(crate) saves_entry: bool,
+}
+
+/// What translation needs anew for every block, kept between them.
+pub(crate) struct Tools {
+    encoder: Encoder,
+    factory: InstructionInfoFactory,
+    facts: Vec<Fact>,
+    stubs: Vec<Stub>,
+    /// The last block's buffers.
+    spare: Draft,
+}
+
+impl Tools {
+    pub(crate) fn new() -> Self {
+        Self {
+            encoder: Encoder::new(64),
+            factory: InstructionInfoFactory::new(),
+            facts: Vec::new(),
+            stubs: Vec::new(),
+            spare: Draft::default(),
+        }
+    }
+
+    /// Takes a block's buffers back for the next one.
+    pub(crate) fn take_back(&mut self, draft: Draft) {
+        self.spare = draft;
+    }
 }
 
 /// Code that is emitted behind the block.
@@ -83,8 +115,8 @@ pub(super) struct Emitter<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) numbers: Numbers,
     pub(super) shared: &'a Stubs,
-    pub(super) encoder: Encoder,
-    pub(super) facts: Vec<Fact>,
+    pub(super) encoder: &'a mut Encoder,
+    pub(super) facts: &'a [Fact],
     pub(super) place: Place,
     pub(super) sites: Vec<Site>,
     pub(super) links: Vec<Link>,
@@ -92,6 +124,9 @@ pub(super) struct Emitter<'a> {
     pub(super) stubs: Vec<Stub>,
     pub(super) vectors_ready: bool,
     pub(super) x87_ready: bool,
+    /// No instruction has changed the flags yet.
+    entry_flags: bool,
+    saves_entry: bool,
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
@@ -100,10 +135,19 @@ pub(crate) fn translate(
     source: &Source<'_>,
     numbers: Numbers,
     shared: &Stubs,
+    tools: &mut Tools,
     announced: &mut dyn FnMut(&Instruction) -> bool,
 ) -> Draft {
-    let mut facts = decode(source, announced);
-    let groups = if source.gates.grouped { group::find(&facts) } else { Groups::default() };
+    let Tools { encoder, factory, facts, stubs, spare } = tools;
+    facts.clear();
+    let mut spare = std::mem::take(spare);
+    spare.code.clear();
+    spare.cold.clear();
+    spare.sites.clear();
+    spare.links.clear();
+    spare.traps.clear();
+    decode(source, factory, facts, announced);
+    let groups = if source.gates.grouped { group::find(facts) } else { Groups::default() };
     for (index, member) in groups.members.iter().enumerate() {
         if member.is_some_and(|member| groups.groups[member.group].first != index) {
             facts[index].can_leave &= facts[index].can_trap;
@@ -112,36 +156,43 @@ pub(crate) fn translate(
     assert!(!facts.is_empty(), "a block has an instruction");
     let instructions = facts.len() as u16;
     let mut emitter = Emitter {
-        asm: Asm::default(),
-        other: Asm::default(),
+        asm: Asm { bytes: spare.code },
+        other: Asm { bytes: spare.cold },
         is_cold: false,
         groups,
         held: None,
         source,
         numbers,
         shared,
-        encoder: Encoder::new(64),
+        encoder,
         facts,
-        place: Place::Native { recipe: None, saved: false },
-        sites: Vec::new(),
-        links: Vec::new(),
-        traps: Vec::new(),
-        stubs: Vec::new(),
+        place: Place::Native { recipe: source.entry, saved: false },
+        sites: spare.sites,
+        links: spare.links,
+        traps: spare.traps,
+        stubs: std::mem::take(stubs),
         vectors_ready: false,
         x87_ready: false,
+        entry_flags: true,
+        saves_entry: false,
     };
     emitter.block();
     emitter.out_of_line();
-    let Emitter { asm, other, sites, links, traps, .. } = emitter;
-    Draft { code: other.bytes, cold: asm.bytes, sites, links, traps, instructions }
+    let Emitter { asm, other, sites, links, traps, saves_entry, stubs: mut used, .. } = emitter;
+    used.clear();
+    *stubs = used;
+    Draft { code: other.bytes, cold: asm.bytes, sites, links, traps, instructions, saves_entry }
 }
 
 /// Decodes up to the end of the page, a branch, or the limit.
-fn decode(source: &Source<'_>, announced: &mut dyn FnMut(&Instruction) -> bool) -> Vec<Fact> {
-    let mut factory = InstructionInfoFactory::new();
+fn decode(
+    source: &Source<'_>,
+    factory: &mut InstructionInfoFactory,
+    facts: &mut Vec<Fact>,
+    announced: &mut dyn FnMut(&Instruction) -> bool,
+) {
     let options = DecoderOptions::FORCE_RESERVED_NOP;
     let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), options);
-    let mut facts: Vec<Fact> = Vec::with_capacity(16);
     let mut ins = Instruction::default();
     let limit = if source.second_page.is_some() { 1 } else { BLOCK_INSTRUCTIONS };
     while facts.len() < limit && decoder.can_decode() {
@@ -152,14 +203,13 @@ fn decode(source: &Source<'_>, announced: &mut dyn FnMut(&Instruction) -> bool) 
             break;
         }
         let known = !ins.is_invalid() && announced(&ins);
-        let fact = examine(&mut factory, &ins, offset, source.gates, known);
+        let fact = examine(factory, &ins, offset, source.gates, known);
         let ends = fact.kind.ends_block();
         facts.push(fact);
         if ends {
             break;
         }
     }
-    facts
 }
 
 impl Emitter<'_> {
@@ -185,33 +235,35 @@ impl Emitter<'_> {
     }
 
     fn instruction(&mut self, index: usize) {
-        let fact = self.facts[index].clone();
+        let facts: &[Fact] = self.facts;
+        let fact = &facts[index];
         if (fact.vector && !self.vectors_ready) || (fact.x87 && !self.x87_ready) {
-            self.ready_units(index, &fact);
+            self.ready_units(index, fact);
         }
         match fact.kind {
             Kind::Nothing => {}
-            Kind::Plain => self.plain(index, &fact),
-            Kind::Address => self.load_address(&fact),
-            Kind::BitString => self.bit_string(index, &fact),
+            Kind::Plain => self.plain(index, fact),
+            Kind::Address => self.load_address(fact),
+            Kind::BitString => self.bit_string(index, fact),
             Kind::TimeStamp => self.time_stamp(),
-            Kind::Push => self.push(index, &fact),
-            Kind::Pop => self.pop(index, &fact),
+            Kind::Push => self.push(index, fact),
+            Kind::Pop => self.pop(index, fact),
             Kind::Leave => self.leave(index),
-            Kind::Jump => self.jump(index, &fact),
+            Kind::Jump => self.jump(index, fact),
             Kind::Branch(condition) => self.branch(index, &fact, condition),
-            Kind::Call => self.call(index, &fact),
-            Kind::JumpIndirect => self.jump_indirect(index, &fact),
-            Kind::CallIndirect => self.call_indirect(index, &fact),
-            Kind::Return => self.ret(index, &fact),
+            Kind::Call => self.call(index, fact),
+            Kind::JumpIndirect => self.jump_indirect(index, fact),
+            Kind::CallIndirect => self.call_indirect(index, fact),
+            Kind::Return => self.ret(index, fact),
             Kind::Interpret => self.interpret(index),
         }
-        self.after(&fact);
+        self.after(fact);
     }
 
     /// Notes what an instruction does to the flags' place.
     fn after(&mut self, fact: &Fact) {
         if fact.changes_flags {
+            self.entry_flags = false;
             let recipe = if fact.makes_flags { Recipe::of(&fact.ins) } else { None };
             self.place = Place::Native { recipe, saved: false };
             return;
@@ -235,10 +287,11 @@ impl Emitter<'_> {
         if saved {
             self.place = Place::Saved;
         } else if let Some(recipe) = recipe
-            && serves(recipe, &self.facts, index)
+            && serves(recipe, self.facts, index)
         {
             self.place = Place::Recipe(recipe);
         } else {
+            self.saves_entry |= self.entry_flags && self.source.entry.is_none();
             self.save_flags();
             self.place = Place::Saved;
         }

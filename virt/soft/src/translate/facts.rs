@@ -78,6 +78,9 @@ pub(crate) struct Fact {
     pub(crate) access: Option<MemoryAccess>,
     /// General registers written.
     pub(crate) writes: u16,
+    /// Taken registers among the operands whose value must be there before: all but those of
+    /// which 32 or 64 bits are only written.
+    pub(crate) loads: u16,
     /// What a stack instruction adds to RSP.
     pub(crate) stack_move: Option<i32>,
     /// Some status flag is read, or kept while others change.
@@ -136,6 +139,7 @@ pub(crate) fn examine(
         kind: Kind::Interpret,
         access: None,
         writes: 0,
+        loads: 0,
         stack_move: None,
         reads_flags: true,
         makes_flags: false,
@@ -169,6 +173,14 @@ pub(crate) fn examine(
             !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
         if used.register().is_gpr() && written {
             fact.writes |= 1 << used.register().full_register().number();
+        }
+    }
+    for index in 0..ins.op_count() {
+        if ins.op_kind(index) == OpKind::Register
+            && let Some((number, size)) = gpr_of(ins.op_register(index))
+            && !(info.op_access(index) == OpAccess::Write && size >= 4)
+        {
+            fact.loads |= 1 << number;
         }
     }
     if has_memory(ins) && !matches!(kind, Kind::Nothing | Kind::Address) {

@@ -21,7 +21,7 @@ pub(crate) const STATUS: u32 = RflagsBits::OF
     | RflagsBits::PF;
 
 /// What made the flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Maker {
     /// CMP dst, src: both unchanged.
     Cmp,
@@ -36,14 +36,14 @@ pub(crate) enum Maker {
 }
 
 /// The second operand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Register(u8),
     Immediate(i32),
 }
 
 /// How to make the flags again from registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Recipe {
     pub(crate) maker: Maker,
     /// Bytes: 1, 2, 4, 8.

@@ -37,5 +37,5 @@ pub(crate) mod site;
 mod stack;
 pub(crate) mod stubs;
 
-pub(crate) use emit::{Numbers, Source, translate};
+pub(crate) use emit::{Numbers, Source, Tools, translate};
 pub(crate) use site::{Link, NO_OP, Site, SiteKind};

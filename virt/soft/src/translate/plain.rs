@@ -1,6 +1,6 @@
 //! Instructions that are copied, with their registers and memory operand replaced where needed.
 
-use iced_x86::{Instruction, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
@@ -41,7 +41,7 @@ impl Emitter<'_> {
             self.held = None;
         }
         for (number, scratch) in stands.iter().flatten() {
-            if is_loaded(&fact.ins, *number) {
+            if fact.loads >> number & 1 != 0 {
                 self.asm.load(*scratch, Mem::Gs(at::reg(*number)));
             }
         }
@@ -188,19 +188,6 @@ fn stands(ins: &Instruction, memory: bool) -> [Option<Stand>; 2] {
         }
     }
     found
-}
-
-/// Whether a taken register's value must be there before the instruction: unless it only writes
-/// 32 or 64 bits of it.
-fn is_loaded(ins: &Instruction, number: u8) -> bool {
-    let mut factory = iced_x86::InstructionInfoFactory::new();
-    let info = factory.info(ins);
-    (0..ins.op_count()).any(|index| {
-        ins.op_kind(index) == OpKind::Register
-            && gpr_of(ins.op_register(index)).is_some_and(|(other, size)| {
-                other == number && !(info.op_access(index) == OpAccess::Write && size >= 4)
-            })
-    })
 }
 
 /// Puts all stand-ins in at once: a taken register's number may be another one's scratch.

@@ -1,6 +1,6 @@
 //! Places where translated code can be left, and branches that can be linked.
 
-use super::flags::Place;
+use super::flags::{Place, Recipe};
 
 /// Why a block is left at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,4 +51,6 @@ pub(crate) struct Link {
     pub(crate) slot: Option<u32>,
     /// Place of the code that leaves.
     pub(crate) stub: u32,
+    /// How the flags were made, where it jumps.
+    pub(crate) recipe: Option<Recipe>,
 }

@@ -124,7 +124,8 @@ impl SoftVcpu {
         let mut bytes = [0; 4096];
         let left = 4096 - (ram.0 & 0xfff) as usize;
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
-        let mut ops = Vec::with_capacity(8);
+        let mut ops = std::mem::take(&mut self.decoded);
+        ops.clear();
         let mut at = 0;
         while at < left && ops.len() < BLOCK_OPS {
             let Ok(op) = decode(&bytes[at..left], size, &mut self.cpu.bus) else { break };
@@ -134,10 +135,12 @@ impl SoftVcpu {
                 break;
             }
         }
-        if ops.is_empty() {
-            return self.decode_crossing(linear, ram, size);
+        let block = (!ops.is_empty()).then(|| self.cache.insert(ram.0, size, &ops, None));
+        self.decoded = ops;
+        match block {
+            Some(block) => Ok(Code::Block(block)),
+            None => self.decode_crossing(linear, ram, size),
         }
-        Ok(Code::Block(self.cache.insert(ram.0, size, ops, None)))
     }
 
     /// An instruction that begins in one page and ends in the next.
@@ -156,7 +159,7 @@ impl SoftVcpu {
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
         self.cpu.bus.memory.read_bytes(RamOffset(second << 12), &mut bytes[left..]);
         let op = decode(&bytes, size, &mut self.cpu.bus).expect("15 bytes hold any instruction");
-        Ok(Code::Block(self.cache.insert(ram.0, size, vec![op], Some(second))))
+        Ok(Code::Block(self.cache.insert(ram.0, size, &[op], Some(second))))
     }
 
     /// Code outside RAM, read byte by byte.

@@ -5,7 +5,7 @@
 //! patched branches go back to their stubs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use engine::EngineError;
 use iced_x86::Instruction;
@@ -17,8 +17,9 @@ use crate::bus::tlb::Tlb;
 use crate::cache::code::CodeMemory;
 use crate::cache::layout::LINK_SLOTS;
 use crate::translate::facts::Gates;
+use crate::translate::flags::Recipe;
 use crate::translate::stubs::{Stubs, shared};
-use crate::translate::{Link, NO_OP, Numbers, Site, Source, translate};
+use crate::translate::{Link, NO_OP, Numbers, Site, Source, Tools, translate};
 
 /// Bound on translated code.
 pub(crate) const CODE_BYTES: usize = 64 << 20;
@@ -32,13 +33,22 @@ const LINKS_PER_BLOCK: usize = 2;
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
 /// What a block is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     /// Place in RAM.
     pub(super) ram: u64,
     /// Linear page, where code is bound to it.
     pub(super) page: Option<u64>,
     pub(super) gates: Gates,
+    /// How whoever jumps here made the flags, where the block is for them alone.
+    pub(super) entry: Option<Recipe>,
+}
+
+impl Hash for Key {
+    /// The place says nearly everything; few blocks share one.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.ram << 1 | u64::from(self.entry.is_some()));
+    }
 }
 
 /// A translated block.
@@ -51,7 +61,9 @@ pub(super) struct NativeBlock {
     pub(super) second: Option<u64>,
     /// Guest instructions.
     instructions: u16,
-    traps: Vec<(u32, u32)>,
+    /// Worth another block for those who know how the flags were made.
+    pub(super) saves_entry: bool,
+    traps: Box<[(u32, u32)]>,
     /// Links patched to lead here.
     incoming: Vec<u32>,
 }
@@ -70,6 +82,7 @@ pub(super) struct Library {
     links: Vec<Link>,
     slots: u32,
     clears: u32,
+    tools: Tools,
 }
 
 impl Library {
@@ -91,6 +104,7 @@ impl Library {
             links: Vec::new(),
             slots: 0,
             clears: 0,
+            tools: Tools::new(),
         })
     }
 
@@ -191,16 +205,16 @@ impl Library {
             place,
             cold_place: self.code.next_cold(),
         };
-        let draft = translate(source, numbers, &self.stubs, announced);
+        let draft = translate(source, numbers, &self.stubs, &mut self.tools, announced);
         self.code.add(&draft.code, &draft.cold);
-        self.sites.extend(draft.sites);
+        self.sites.extend_from_slice(&draft.sites);
         for link in &draft.links {
             if let Some(slot) = link.slot {
                 tlb.add_slot(slot, self.code.address(link.stub));
                 self.slots = slot + 1;
             }
         }
-        self.links.extend(draft.links);
+        self.links.extend_from_slice(&draft.links);
         self.by_key.insert(key, number);
         self.by_place.insert(place, number);
         for page in std::iter::once(key.ram >> 12).chain(second) {
@@ -211,11 +225,18 @@ impl Library {
             place,
             second,
             instructions: draft.instructions,
-            traps: draft.traps,
+            saves_entry: draft.saves_entry,
+            traps: draft.traps.as_slice().into(),
             incoming: Vec::new(),
         };
         self.blocks.push(Some(block));
+        self.tools.take_back(draft);
         number
+    }
+
+    /// How a branch's flags were made.
+    pub(super) fn recipe(&self, link: u32) -> Option<Recipe> {
+        self.links[link as usize].recipe
     }
 
     /// Links a branch to a block at a linear address.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use engine::{Budget, EngineError, Exit, GuestIo, Kick, Vcpu};
-use interp::Cpu;
+use interp::{Cpu, Op};
 use irqchip::Lapic;
 use x86::CpuState;
 
@@ -25,6 +25,8 @@ use library::Library;
 pub(crate) struct SoftVcpu {
     cpu: Cpu<SoftBus>,
     cache: BlockCache,
+    /// Where blocks are decoded.
+    decoded: Vec<Op<SoftBus>>,
     /// Translated code, where the host allows it.
     native: Option<Library>,
     announced: Announced,
@@ -32,6 +34,8 @@ pub(crate) struct SoftVcpu {
     checking: bool,
     /// The next translated block must not share checks.
     ungrouped: bool,
+    /// A branch that translated code was just left through.
+    pending_link: Option<native::PendingLink>,
     /// Budget given to translated code last.
     native_budget: i64,
     shared: Arc<Shared>,
@@ -55,10 +59,12 @@ impl SoftVcpu {
         Ok(Self {
             cpu: Cpu::new(CpuState::reset(index), bus),
             cache: BlockCache::new(),
+            decoded: Vec::new(),
             native: native_library()?,
             announced: Announced::new(),
             checking: std::env::var_os("ROOF_CHECK").is_some(),
             ungrouped: false,
+            pending_link: None,
             native_budget: 0,
             shared,
             own,

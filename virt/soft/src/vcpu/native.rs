@@ -13,14 +13,15 @@ use memory::RamOffset;
 use x86::{Cr0, Cr4, Flags};
 
 use super::SoftVcpu;
-use super::library::Key;
+use super::code::Code;
+use super::library::{Key, Library};
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
 use crate::cache::miss::miss;
 use crate::cache::signal::Guarded;
 use crate::translate::facts::Gates;
-use crate::translate::flags::{self, Place};
+use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::stubs::TRAP_SITE;
 use crate::translate::{Site, SiteKind, Source};
 
@@ -29,9 +30,20 @@ const SLICE: u64 = 20_000;
 /// More instructions than can run between two polls: a page of one-byte ones, and a block.
 const SLACK: u64 = 4096 + 128;
 /// Times a block is interpreted before it is translated.
-const HOT: u32 = 12;
+const HOT: u32 = 6;
 /// Linear addresses from here on are the kernel's: one mapping, so code may be bound to it.
 const UPPER_HALF: u64 = 1 << 63;
+
+/// A branch that translated code was left through, to be linked once its target is translated.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingLink {
+    link: u32,
+    target: u64,
+    /// The context's area.
+    context: u64,
+    /// How often everything had been dropped then.
+    clears: u32,
+}
 
 impl SoftVcpu {
     /// Whether translated code may run now, for at least a poll's worth of instructions.
@@ -48,18 +60,31 @@ impl SoftVcpu {
     #[inline]
     pub(super) fn run_native(&mut self, left: u64) -> Option<Option<Exit>> {
         let linear = self.cpu.rip();
-        let alone = std::mem::take(&mut self.ungrouped);
+        let link = self.pending_link.take();
         let code = match self.cpu.bus.tlb.jump(linear) {
-            _ if alone => self.find_ungrouped(linear)?,
+            _ if self.ungrouped => self.find_ungrouped(linear)?,
             Some(code) => code,
+            None if self.is_cold() => return None,
             None => self.find_native(linear)?,
         };
+        if let Some(link) = link {
+            self.link(link, linear);
+        }
         if self.checking {
             return Some(self.check_block(code));
         }
         let budget = SLICE.min(left - SLACK);
         let site = self.enter_native(code, budget);
         Some(self.left_at(site))
+    }
+
+    /// Whether the code at RIP has not run often enough to be translated.
+    #[inline]
+    fn is_cold(&mut self) -> bool {
+        match self.code() {
+            Ok(Code::Block(block)) => self.cache.heat(block) < HOT,
+            _ => true,
+        }
     }
 
     #[cold]
@@ -86,20 +111,27 @@ impl SoftVcpu {
     /// Code for a linear address in which every access has its own check: a shared one failed.
     #[cold]
     fn find_ungrouped(&mut self, linear: u64) -> Option<u64> {
-        let block = self.native_block_of(linear, false)?;
+        self.ungrouped = false;
+        let block = self.native_block_of(linear, false, None)?;
         Some(self.native.as_ref().expect("asked before").address(block))
     }
 
     fn native_block(&mut self, linear: u64) -> Option<u32> {
-        self.native_block_of(linear, true)
+        self.native_block_of(linear, true, None)
     }
 
-    fn native_block_of(&mut self, linear: u64, grouped: bool) -> Option<u32> {
+    fn native_block_of(
+        &mut self,
+        linear: u64,
+        grouped: bool,
+        entry: Option<Recipe>,
+    ) -> Option<u32> {
         let ram = self.fetched(linear)?;
         let key = Key {
             ram: ram.0,
             page: (linear >= UPPER_HALF).then_some(linear & !0xfff),
             gates: Gates { grouped, ..self.gates() },
+            entry,
         };
         let native = self.native.as_ref()?;
         if let Some(block) = native.find(&key) {
@@ -108,9 +140,6 @@ impl SoftVcpu {
             if self.fetched(next).map(|offset| offset.0 >> 12) == Some(second) {
                 return Some(block);
             }
-        }
-        if grouped && !self.is_hot(ram) {
-            return None;
         }
         self.translate_block(linear, ram, key)
     }
@@ -124,11 +153,6 @@ impl SoftVcpu {
             Ok(MemoryPlace::Ram(offset)) => Some(offset),
             _ => None,
         }
-    }
-
-    fn is_hot(&mut self, ram: RamOffset) -> bool {
-        let size = self.code_size();
-        self.cache.find(ram.0, size).is_some_and(|block| self.cache.heat(block) >= HOT)
     }
 
     fn translate_block(&mut self, linear: u64, ram: RamOffset, key: Key) -> Option<u32> {
@@ -153,6 +177,7 @@ impl SoftVcpu {
             page: key.page,
             second_page: second.map(|page| self.cpu.bus.tlb.host_address(page)),
             gates,
+            entry: key.entry,
         };
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut().expect("asked before");
@@ -272,13 +297,13 @@ impl SoftVcpu {
                 None
             }
             SiteKind::Link(link) => {
-                self.link(link, rip);
+                let native = self.native.as_ref().expect("it just ran");
+                let context = self.cpu.bus.tlb.gs_base();
+                self.pending_link =
+                    Some(PendingLink { link, target: rip, context, clears: native.clears() });
                 None
             }
-            SiteKind::Target => {
-                self.find_native(rip);
-                None
-            }
+            SiteKind::Target => None,
             SiteKind::SecondPage => {
                 self.fetched((rip & !0xfff).wrapping_add(0x1000));
                 self.step()
@@ -325,12 +350,30 @@ impl SoftVcpu {
         None
     }
 
-    /// Links a branch, if its target is worth it by now.
-    fn link(&mut self, link: u32, linear: u64) {
-        let before = self.native.as_ref().expect("it just ran").clears();
-        let Some(block) = self.native_block(linear) else { return };
-        let native = self.native.as_mut().expect("it just ran");
-        if native.clears() == before {
+    /// Links a branch that was left through, unless everything was dropped since.
+    #[cold]
+    fn link(&mut self, link: PendingLink, linear: u64) {
+        let PendingLink { link, target, context, clears } = link;
+        // An interrupt may have come in between.
+        if target != linear || context != self.cpu.bus.tlb.gs_base() {
+            return;
+        }
+        let current = |vcpu: &Self| vcpu.native.as_ref().expect("asked before").clears() == clears;
+        // When full, the next translation drops everything: the code to be run now, too.
+        if !current(self) || self.native.as_ref().is_some_and(Library::is_full) {
+            return;
+        }
+        let Some(mut block) = self.native_block(linear) else { return };
+        let native = self.native.as_ref().expect("asked before");
+        if current(self)
+            && native.block(block).saves_entry
+            && let Some(recipe) = native.recipe(link)
+            && let Some(better) = self.native_block_of(linear, true, Some(recipe))
+        {
+            block = better;
+        }
+        if current(self) {
+            let native = self.native.as_mut().expect("asked before");
             native.link(link, block, linear, &mut self.cpu.bus.tlb);
         }
     }
