@@ -27,6 +27,12 @@ impl Entry {
         }
     }
 
+    /// The arguments as they are now: with the one command that the suite substitutes carried out.
+    pub(crate) fn arguments_now(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.arguments.replace("`date +%s`", &now.as_secs().to_string())
+    }
+
     /// The processor vendor that `-cpu ..,vendor=` asks for.
     pub(crate) fn vendor(&self) -> Option<&'static str> {
         let model = self.qemu.iter().position(|word| word == "-cpu")? + 1;
@@ -54,7 +60,7 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
             "file" => entry.file = value.into(),
             "smp" => entry.smp = value.parse().unwrap_or(4),
             "arch" => entry.arch = Some(value.into()),
-            "test_args" => entry.arguments = expand(value.trim_matches(['\'', '"'])),
+            "test_args" => entry.arguments = value.trim_matches(['\'', '"']).into(),
             "qemu_params" | "extra_params" => {
                 entry.qemu = value.split_whitespace().map(str::to_owned).collect();
             }
@@ -62,12 +68,6 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
         }
     }
     entries
-}
-
-/// The one command that arguments of the suite substitute.
-fn expand(arguments: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    arguments.replace("`date +%s`", &now.as_secs().to_string())
 }
 
 #[cfg(test)]

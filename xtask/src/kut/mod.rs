@@ -127,7 +127,7 @@ fn qemu(flat: &Path, entry: &Entry) -> Command {
     command.args(["-device", "pci-testdev", "-machine", "accel=tcg", "-kernel"]).arg(flat);
     command.arg("-smp").arg(entry.smp.to_string());
     if !entry.arguments.is_empty() {
-        command.arg("-append").arg(&entry.arguments);
+        command.arg("-append").arg(entry.arguments_now());
     }
     command.args(&entry.qemu);
     command
@@ -138,7 +138,7 @@ fn ours(roof: &Path, flat: &Path, entry: &Entry) -> Command {
     command.arg("run").arg(flat).args(["--engine", "soft", "--test-devices", "-q", "-c"]);
     command.arg(entry.smp.to_string()).args(["-m", entry.memory().as_str()]);
     // A multiboot command line begins with the file's name, as boot loaders and QEMU put it.
-    let line = format!("{} {}", entry.file, entry.arguments);
+    let line = format!("{} {}", entry.file, entry.arguments_now());
     command.arg("-p").arg(line.trim_end());
     if let Some(vendor) = entry.vendor() {
         command.args(["--cpu-vendor", vendor]);

@@ -19,6 +19,7 @@ const REASONS: &[(&str, &str)] = &[
     ("cet", "control-flow enforcement is not announced"),
     ("tsx-ctrl", "transactional memory is not announced"),
     ("vmware_backdoors", "no VMware ports and counters: a Linux guest asks for KVM's interface"),
+    ("access_fep", "needs KVM's prefix that forces emulation"),
     ("s3", "no suspend to RAM: the machine offers S5 only"),
     ("cmpxchg8b", "a 32-bit flat; the suite was built for 64 bits"),
     ("taskswitch", "a 32-bit flat; the suite was built for 64 bits"),
