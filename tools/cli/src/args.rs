@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use control::vm::{CpuVendor, EngineChoice, RunConfig};
+use control::vm::{CpuVendor, EngineChoice, Execution, RunConfig};
 
 /// Virtual machines under one roof.
 #[derive(Debug, Parser)]
@@ -134,7 +134,14 @@ enum Vendor {
 enum Engine {
     #[default]
     Auto,
+    /// The software CPU
     Soft,
+    /// The software CPU, every block interpreted first and compared: slow
+    #[value(name = "soft,check")]
+    SoftCheck,
+    /// The software CPU without its translator
+    #[value(name = "soft,interpret")]
+    SoftInterpret,
     Kvm,
 }
 
@@ -145,7 +152,9 @@ impl Run {
             kernel: self.kernel.clone(),
             engine: match self.engine {
                 Engine::Auto => EngineChoice::Auto,
-                Engine::Soft => EngineChoice::Soft,
+                Engine::Soft => EngineChoice::Soft(Execution::Translate),
+                Engine::SoftCheck => EngineChoice::Soft(Execution::Check),
+                Engine::SoftInterpret => EngineChoice::Soft(Execution::Interpret),
                 Engine::Kvm => EngineChoice::Kvm,
             },
             cpus: self.cpus,

@@ -11,6 +11,28 @@ use crate::cpuid;
 use crate::shared::Shared;
 use crate::vcpu::SoftVcpu;
 
+/// How guest code is executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Execution {
+    /// Hot code is translated, the rest interpreted.
+    #[default]
+    Translate,
+    /// Everything is interpreted.
+    Interpret,
+    /// Translator and interpreter run in lockstep; the first difference is our mistake, reported
+    /// and fatal. Slow.
+    Check,
+}
+
+/// What a VM on the software engine can be asked to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoftOptions {
+    /// The processors' vendor; the host's if `None`.
+    pub vendor: Option<Vendor>,
+    /// How guest code is executed.
+    pub execution: Execution,
+}
+
 /// The software engine.
 pub struct SoftEngine {
     shared: Arc<Shared>,
@@ -20,17 +42,24 @@ pub struct SoftEngine {
 impl SoftEngine {
     /// A VM with this RAM and number of vCPUs, of the host's vendor.
     pub fn new(config: VmConfig) -> Result<Self, EngineError> {
-        Self::with_vendor(config, None)
+        Self::with_options(config, SoftOptions::default())
     }
 
-    /// Likewise, its processors of this vendor.
-    pub fn with_vendor(config: VmConfig, vendor: Option<Vendor>) -> Result<Self, EngineError> {
+    /// Likewise, as asked.
+    pub fn with_options(config: VmConfig, options: SoftOptions) -> Result<Self, EngineError> {
         if config.cpus == 0 || config.cpus > 255 {
             return Err(EngineError::Unsupported { engine: "soft", what: "this number of vCPUs" });
         }
+        if options.execution == Execution::Check && config.cpus > 1 {
+            return Err(EngineError::Unsupported {
+                engine: "soft,check",
+                what: "more than one vCPU: another one's stores are no difference",
+            });
+        }
         let clock = Clock::new();
-        let table = cpuid::table(config.cpus, clock.khz(), vendor);
-        let shared = Arc::new(Shared::new(config.memory, clock, table, config.cpus));
+        let table = cpuid::table(config.cpus, clock.khz(), options.vendor);
+        let shared =
+            Arc::new(Shared::new(config.memory, clock, table, config.cpus, options.execution));
         Ok(Self { shared, created: Mutex::default() })
     }
 }

@@ -17,4 +17,4 @@ mod sys;
 mod translate;
 mod vcpu;
 
-pub use crate::engine::SoftEngine;
+pub use crate::engine::{Execution, SoftEngine, SoftOptions};

@@ -14,6 +14,7 @@ use memory::GuestMemory;
 use x86::cpuid::CpuidEntry;
 
 use crate::clock::Clock;
+use crate::engine::Execution;
 use crate::sys::host;
 
 /// Reasons to look up between blocks.
@@ -127,6 +128,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) clock: Clock,
     pub(crate) cpuid: Vec<CpuidEntry>,
+    pub(crate) execution: Execution,
     pub(crate) capabilities: Capabilities,
     pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Level of the 8259 pair's output.
@@ -143,8 +145,10 @@ impl Shared {
         clock: Clock,
         cpuid: Vec<CpuidEntry>,
         cpus: u32,
+        execution: Execution,
     ) -> Self {
         Self {
+            execution,
             memory,
             clock,
             cpuid,

@@ -173,8 +173,10 @@ fn new_engine(
     let config = VmConfig { memory, cpus: effective.cpus };
     let kind = effective.engine.kind;
     let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
-        EngineKind::Soft => soft::SoftEngine::with_vendor(config, effective.cpu_vendor)
-            .map(|engine| Arc::new(engine) as _),
+        EngineKind::Soft(execution) => {
+            let options = soft::SoftOptions { vendor: effective.cpu_vendor, execution };
+            soft::SoftEngine::with_options(config, options).map(|engine| Arc::new(engine) as _)
+        }
         EngineKind::Kvm if effective.cpu_vendor.is_some() => {
             Err(engine::EngineError::Unsupported {
                 engine: "kvm",

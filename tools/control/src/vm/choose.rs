@@ -3,6 +3,8 @@
 //! Invariant: `auto` never takes a /dev/kvm that is not hardware virtualization that works, and
 //! never fails; a named engine is taken or refused, not replaced.
 
+pub use soft::Execution;
+
 use super::error::RunError;
 
 /// The user's wish.
@@ -12,7 +14,7 @@ pub enum EngineChoice {
     #[default]
     Auto,
     /// The software CPU.
-    Soft,
+    Soft(Execution),
     /// Linux's KVM.
     Kvm,
 }
@@ -21,7 +23,7 @@ pub enum EngineChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
     /// The software CPU.
-    Soft,
+    Soft(Execution),
     /// Linux's KVM.
     Kvm,
 }
@@ -30,7 +32,9 @@ impl EngineKind {
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Soft => "soft",
+            Self::Soft(Execution::Translate) => "soft",
+            Self::Soft(Execution::Interpret) => "soft,interpret",
+            Self::Soft(Execution::Check) => "soft,check",
             Self::Kvm => "kvm",
         }
     }
@@ -63,7 +67,9 @@ pub fn kvm_verdict() -> KvmVerdict {
 
 pub(super) fn choose(wish: EngineChoice) -> Result<Choice, RunError> {
     match wish {
-        EngineChoice::Soft => Ok(Choice { kind: EngineKind::Soft, reason: "asked for".into() }),
+        EngineChoice::Soft(execution) => {
+            Ok(Choice { kind: EngineKind::Soft(execution), reason: "asked for".into() })
+        }
         EngineChoice::Auto => Ok(best(kvm_verdict())),
         EngineChoice::Kvm => match kvm_verdict() {
             KvmVerdict::Hardware(text) => {
@@ -78,7 +84,7 @@ fn best(verdict: KvmVerdict) -> Choice {
     match verdict {
         KvmVerdict::Hardware(text) => Choice { kind: EngineKind::Kvm, reason: text },
         KvmVerdict::Emulated(why) | KvmVerdict::Unavailable(why) => {
-            Choice { kind: EngineKind::Soft, reason: why }
+            Choice { kind: EngineKind::Soft(Execution::default()), reason: why }
         }
     }
 }
@@ -93,7 +99,7 @@ mod tests {
         for verdict in [KvmVerdict::Emulated("slow".into()), KvmVerdict::Unavailable("none".into())]
         {
             let choice = best(verdict);
-            assert_eq!(choice.kind, EngineKind::Soft);
+            assert_eq!(choice.kind, EngineKind::Soft(Execution::Translate));
             assert!(!choice.reason.is_empty());
         }
     }

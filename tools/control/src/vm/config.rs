@@ -109,7 +109,7 @@ impl RunConfig {
                 Err(RunError::TooManyCpus { cpus, most: MOST_CPUS })
             }
             (Some(cpus), _) => Ok(cpus),
-            (None, EngineKind::Soft) => Ok(1),
+            (None, EngineKind::Soft(_)) => Ok(1),
             (None, EngineKind::Kvm) => Ok(host::cpus().min(MOST_DEFAULT_CPUS)),
         }
     }
@@ -215,7 +215,10 @@ mod tests {
     #[test]
     fn impossible_sizes_are_refused_each_with_its_own_words() {
         let with = |cpus, memory_mib| RunConfig { cpus, memory_mib, ..RunConfig::default() };
-        assert!(matches!(with(Some(0), None).cpus(EngineKind::Soft), Err(RunError::NoCpus)));
+        assert!(matches!(
+            with(Some(0), None).cpus(EngineKind::Soft(soft::Execution::default())),
+            Err(RunError::NoCpus)
+        ));
         assert!(matches!(
             with(Some(10_000), None).cpus(EngineKind::Kvm),
             Err(RunError::TooManyCpus { .. })
@@ -225,7 +228,10 @@ mod tests {
             with(None, Some(1 << 40)).memory_mib(1),
             Err(RunError::MemoryTooLarge { .. })
         ));
-        assert_eq!(with(None, None).cpus(EngineKind::Soft).expect("a default"), 1);
+        assert_eq!(
+            with(None, None).cpus(EngineKind::Soft(soft::Execution::default())).expect("a default"),
+            1
+        );
         let four = with(None, None).memory_mib(4).expect("a default");
         assert!((LEAST_MIB..=FIRST_CPU_MIB + 3 * NEXT_CPU_MIB).contains(&four));
     }

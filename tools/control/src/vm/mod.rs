@@ -15,7 +15,7 @@ mod run;
 mod session;
 mod watch;
 
-pub use choose::{Choice, EngineChoice, EngineKind, KvmVerdict, kvm_verdict};
+pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
 pub use config::{Effective, RunConfig};
 pub use error::RunError;
 pub use outbox::Controls;

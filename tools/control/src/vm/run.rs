@@ -51,7 +51,7 @@ impl Vm {
     /// Turns a wish into a VM that can start: finds or fetches a kernel, packs the initramfs,
     /// chooses the engine, builds the machine.
     pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
-        config.cpus(choose::EngineKind::Soft)?; // before anything that takes time
+        config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine)?;

@@ -71,13 +71,15 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::engine::Execution;
     use crate::shared::Shared;
 
     fn bus(cpus: u32) -> SoftBus {
         let memory = Arc::new(
             memory::GuestMemory::new(&[(memory::GuestPhys(0), 1 << 20)]).expect("a mebibyte"),
         );
-        let shared = Arc::new(Shared::new(memory, Clock::new(), Vec::new(), cpus));
+        let shared =
+            Arc::new(Shared::new(memory, Clock::new(), Vec::new(), cpus, Execution::Interpret));
         let own = shared.vcpus[0].clone();
         SoftBus::new(shared, own).expect("code memory")
     }

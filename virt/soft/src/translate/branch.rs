@@ -150,7 +150,7 @@ impl Emitter<'_> {
     pub(super) fn jump_indirect(&mut self, index: usize, fact: &Fact) {
         self.load_target(index, fact);
         self.spend(index + 1);
-        self.go_to_target();
+        self.go_to_target(index, 0);
     }
 
     /// CALL r/m64.
@@ -161,7 +161,7 @@ impl Emitter<'_> {
         self.move_rsp(-8);
         self.asm.load(S0, Mem::Gs(at::TEMP));
         self.spend(index + 1);
-        self.go_to_target();
+        self.go_to_target(index, -8);
     }
 
     /// RET.
@@ -170,13 +170,14 @@ impl Emitter<'_> {
         let extra = if fact.ins.op_count() == 1 { fact.ins.immediate(0) as i32 } else { 0 };
         self.move_rsp(8 + extra);
         self.spend(index + 1);
-        self.go_to_target();
+        self.go_to_target(index, 8 + extra);
     }
 
     /// Goes to the linear address in S0 by way of the jump cache.
-    fn go_to_target(&mut self) {
+    fn go_to_target(&mut self, index: usize, rsp_move: i32) {
         self.clobber_at_end();
-        let site = self.site_at(SiteKind::Target, 0, 0);
+        let offset = self.facts[index].offset;
+        let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
         self.asm.mov(S1, S0);
         self.asm.shr(S1, JUMP_SHIFT);
         self.asm.rr(false, &[0x31], S0, S1);

@@ -51,7 +51,7 @@ pub(crate) struct Draft {
     pub(crate) links: Vec<Link>,
     /// Instructions that the host may raise a signal on: bytes from the code's start, site.
     pub(crate) traps: Vec<(u32, u32)>,
-    /// Guest instructions.
+    /// Guest instructions, without one at the end that the interpreter executes.
     pub(crate) instructions: u16,
     /// It has to save the flags it is entered with, for want of a recipe.
     pub(crate) saves_entry: bool,
@@ -154,7 +154,8 @@ pub(crate) fn translate(
         }
     }
     assert!(!facts.is_empty(), "a block has an instruction");
-    let instructions = facts.len() as u16;
+    let left = facts.last().is_some_and(|last| last.kind == Kind::Interpret);
+    let instructions = facts.len() as u16 - u16::from(left);
     let mut emitter = Emitter {
         asm: Asm { bytes: spare.code },
         other: Asm { bytes: spare.cold },
@@ -250,7 +251,7 @@ impl Emitter<'_> {
             Kind::Pop => self.pop(index, fact),
             Kind::Leave => self.leave(index),
             Kind::Jump => self.jump(index, fact),
-            Kind::Branch(condition) => self.branch(index, &fact, condition),
+            Kind::Branch(condition) => self.branch(index, fact, condition),
             Kind::Call => self.call(index, fact),
             Kind::JumpIndirect => self.jump_indirect(index, fact),
             Kind::CallIndirect => self.call_indirect(index, fact),

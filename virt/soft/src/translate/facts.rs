@@ -302,7 +302,8 @@ fn is_moffs(ins: &Instruction) -> bool {
 fn units(ins: &Instruction) -> (bool, bool) {
     use CpuidFeature as F;
     let mut vector = false;
-    let mut x87 = false;
+    // WAIT is of no feature.
+    let mut x87 = ins.mnemonic() == Mnemonic::Wait;
     for feature in ins.cpuid_features() {
         match feature {
             F::FPU | F::FPU287 | F::FPU387 | F::MMX => x87 = true,

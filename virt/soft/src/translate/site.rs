@@ -13,8 +13,9 @@ pub(crate) enum SiteKind {
     Interpret,
     /// A branch that is not linked yet.
     Link(u32),
-    /// An indirect branch to an address that the jump cache lacks.
-    Target,
+    /// An indirect branch to an address that the jump cache lacks. It has moved RSP already, and
+    /// fails if the address is not canonical.
+    Target { rsp_move: i32 },
     /// The page after the block's is not mapped as it was.
     SecondPage,
     /// The host raised a signal on the instruction.

@@ -252,24 +252,38 @@ fn miss(asm: &mut Asm, avx: bool) {
     leave_with_registers_saved(asm, avx);
 }
 
-/// Moves between XMM or YMM registers and the image at `base`, VEX-encoded; `opcode` with its map.
-fn vex(
-    asm: &mut Asm,
+/// A VEX-encoded instruction between a vector register and [base + disp].
+#[derive(Clone, Copy)]
+struct Vex {
     map: u8,
     wide: bool,
-    pp: u8,
+    prefix: u8,
     opcode: u8,
-    reg: u8,
-    vvvv: u8,
-    base: u8,
-    disp: i32,
-) {
-    let r = u8::from(reg < 8) << 7;
-    let b = u8::from(base < 8) << 5;
-    asm.bytes.extend([0xc4, r | 0x40 | b | map]);
-    asm.bytes.push((!vvvv & 15) << 3 | u8::from(wide) << 2 | pp);
-    asm.bytes.extend([opcode, 0x80 | (reg & 7) << 3 | base & 7]);
-    asm.bytes.extend(disp.to_le_bytes());
+}
+
+/// VMOVDQU to memory, 16 bytes.
+const STORE: Vex = Vex { map: 1, wide: false, prefix: 2, opcode: 0x7f };
+/// VMOVDQU from memory, 16 bytes.
+const LOAD: Vex = Vex { map: 1, wide: false, prefix: 2, opcode: 0x6f };
+/// VMOVDQU from memory, 32 bytes.
+const LOAD_WIDE: Vex = Vex { map: 1, wide: true, prefix: 2, opcode: 0x6f };
+/// VORPS, 32 bytes.
+const OR_WIDE: Vex = Vex { map: 1, wide: true, prefix: 0, opcode: 0x56 };
+/// VEXTRACTF128.
+const EXTRACT: Vex = Vex { map: 3, wide: true, prefix: 1, opcode: 0x19 };
+/// VINSERTF128.
+const INSERT: Vex = Vex { map: 3, wide: true, prefix: 1, opcode: 0x18 };
+
+impl Vex {
+    /// `second` is the other source, 0 where there is none.
+    fn emit(self, asm: &mut Asm, register: u8, second: u8, base: u8, disp: i32) {
+        let r = u8::from(register < 8) << 7;
+        let b = u8::from(base < 8) << 5;
+        asm.bytes.extend([0xc4, r | 0x40 | b | self.map]);
+        asm.bytes.push((!second & 15) << 3 | u8::from(self.wide) << 2 | self.prefix);
+        asm.bytes.extend([self.opcode, 0x80 | (register & 7) << 3 | base & 7]);
+        asm.bytes.extend(disp.to_le_bytes());
+    }
 }
 
 /// Stores XMM, YMM and MXCSR to the image and loads the host's MXCSR; changes RDI.
@@ -279,9 +293,9 @@ fn save_vectors(asm: &mut Asm, avx: bool) {
         let low = XMM_OFFSET as i32 + i32::from(register) * 16;
         if avx {
             // VMOVDQU; VEXTRACTF128 ..., 1
-            vex(asm, 1, false, 2, 0x7f, register, 0, RDI, low);
+            STORE.emit(asm, register, 0, RDI, low);
             let high = YMM_HI_OFFSET as i32 + i32::from(register) * 16;
-            vex(asm, 3, true, 1, 0x19, register, 0, RDI, high);
+            EXTRACT.emit(asm, register, 0, RDI, high);
             asm.bytes.push(1);
         } else {
             asm.bytes.push(0x66);
@@ -309,23 +323,23 @@ fn load_vectors(asm: &mut Asm, avx: bool) {
         return;
     }
     // VMOVDQU YMM0; seven times VPOR-like VORPS (AVX1); VPTEST.
-    vex(asm, 1, true, 2, 0x6f, 0, 0, S0, YMM_HI_OFFSET as i32);
+    LOAD_WIDE.emit(asm, 0, 0, S0, YMM_HI_OFFSET as i32);
     for pair in 1..8 {
-        vex(asm, 1, true, 0, 0x56, 0, 0, S0, YMM_HI_OFFSET as i32 + pair * 32);
+        OR_WIDE.emit(asm, 0, 0, S0, YMM_HI_OFFSET as i32 + pair * 32);
     }
     asm.bytes.extend([0xc4, 0xe2, 0x7d, 0x17, 0xc0]);
     let zero = asm.jcc(cond::EQUAL);
     for register in 0..16 {
-        vex(asm, 1, false, 2, 0x6f, register, 0, S0, low(register));
+        LOAD.emit(asm, register, 0, S0, low(register));
         let high = YMM_HI_OFFSET as i32 + i32::from(register) * 16;
-        vex(asm, 3, true, 1, 0x18, register, register, S0, high);
+        INSERT.emit(asm, register, register, S0, high);
         asm.bytes.push(1);
     }
     let done = asm.jmp();
     asm.land(zero);
     asm.bytes.extend([0xc5, 0xf8, 0x77]);
     for register in 0..16 {
-        vex(asm, 1, false, 2, 0x6f, register, 0, S0, low(register));
+        LOAD.emit(asm, register, 0, S0, low(register));
     }
     asm.land(done);
 }

@@ -59,7 +59,7 @@ pub(super) struct NativeBlock {
     pub(super) place: u32,
     /// Page of RAM its only instruction ends in, if that is another.
     pub(super) second: Option<u64>,
-    /// Guest instructions.
+    /// Guest instructions, without one at the end that the interpreter executes.
     instructions: u16,
     /// Worth another block for those who know how the flags were made.
     pub(super) saves_entry: bool,
@@ -133,7 +133,7 @@ impl Library {
         self.code.address(self.block(block).place)
     }
 
-    /// Guest instructions of the block at a host address.
+    /// Guest instructions that the block at a host address executes itself.
     pub(super) fn instructions_at(&self, address: u64) -> u16 {
         let place = self.code.place(address).expect("an address of ours");
         self.block(self.by_place[&place]).instructions

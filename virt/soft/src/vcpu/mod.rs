@@ -17,6 +17,7 @@ use x86::CpuState;
 
 use crate::block::BlockCache;
 use crate::bus::SoftBus;
+use crate::engine::Execution;
 use crate::shared::{Shared, VcpuShared, attention};
 use crate::translate::announced::Announced;
 use library::Library;
@@ -60,9 +61,9 @@ impl SoftVcpu {
             cpu: Cpu::new(CpuState::reset(index), bus),
             cache: BlockCache::new(),
             decoded: Vec::new(),
-            native: native_library()?,
+            native: native_library(shared.execution)?,
             announced: Announced::new(),
-            checking: std::env::var_os("ROOF_CHECK").is_some(),
+            checking: shared.execution == Execution::Check,
             ungrouped: false,
             pending_link: None,
             native_budget: 0,
@@ -78,8 +79,8 @@ impl SoftVcpu {
 }
 
 /// Room for translated code, if the host lets user space use GS as it needs.
-fn native_library() -> Result<Option<Library>, EngineError> {
-    if !crate::cache::enter::has_fsgsbase() || std::env::var_os("ROOF_INTERPRET").is_some() {
+fn native_library(execution: Execution) -> Result<Option<Library>, EngineError> {
+    if execution == Execution::Interpret || !crate::cache::enter::has_fsgsbase() {
         return Ok(None);
     }
     crate::cache::signal::install();

@@ -9,7 +9,7 @@ use engine::Exit;
 use interp::cpu::Mode;
 use interp::flags::LazyFlags;
 use interp::op::slot;
-use memory::RamOffset;
+use memory::{GuestVirt, RamOffset};
 use x86::{Cr0, Cr4, Flags};
 
 use super::SoftVcpu;
@@ -82,7 +82,7 @@ impl SoftVcpu {
     #[inline]
     fn is_cold(&mut self) -> bool {
         match self.code() {
-            Ok(Code::Block(block)) => self.cache.heat(block) < HOT,
+            Ok(Code::Block(block)) => !self.checking && self.cache.heat(block) < HOT,
             _ => true,
         }
     }
@@ -265,7 +265,7 @@ impl SoftVcpu {
         } else {
             number
         };
-        let site = *native.site(number);
+        let mut site = *native.site(number);
         let page = native.block(site.block).key.page;
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
@@ -278,12 +278,25 @@ impl SoftVcpu {
             Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
         };
         self.cpu.flags = LazyFlags::from_bits(rflags);
+        let mut refused = None;
+        if let SiteKind::Target { rsp_move } = site.kind
+            && !GuestVirt(state.target).is_canonical()
+        {
+            // The branch itself fails: as if it had not begun.
+            refused = Some(rsp_move);
+            site.kind = SiteKind::Interpret;
+        }
         let rip = match (site.kind, page) {
-            (SiteKind::Target, _) => state.target,
+            (SiteKind::Target { .. }, _) => state.target,
             (_, Some(page)) => page.wrapping_add(site.offset as i64 as u64),
             (_, None) => state.rip_base.wrapping_add(u64::from(site.offset as u32 & 0xfff)),
         };
         self.cpu.regs[slot::RIP as usize] = rip;
+        if let Some(rsp_move) = refused {
+            let rsp = &mut self.cpu.regs[4];
+            *rsp = rsp.wrapping_sub(rsp_move as i64 as u64);
+            self.retired -= 1;
+        }
         if used > 2000 {
             self.until_timer_check = 0;
         }
@@ -303,7 +316,7 @@ impl SoftVcpu {
                     Some(PendingLink { link, target: rip, context, clears: native.clears() });
                 None
             }
-            SiteKind::Target => None,
+            SiteKind::Target { .. } => None,
             SiteKind::SecondPage => {
                 self.fetched((rip & !0xfff).wrapping_add(0x1000));
                 self.step()
