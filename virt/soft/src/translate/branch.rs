@@ -31,7 +31,20 @@ impl Emitter<'_> {
     fn near_link(&mut self, from: Hole, target: i32) {
         let patch = self.base() + Asm::distance_at(from) as u32;
         let link = self.add_link(target, Some(patch), None);
-        self.stubs.push(Stub::Unlinked { from, link });
+        if self.is_cold {
+            // What leaves follows at once.
+            self.asm.land(from);
+            self.leave_unlinked(link);
+        } else {
+            self.stubs.push(Stub::Unlinked { from, link });
+        }
+    }
+
+    /// The code that a link leads to until its target is known.
+    fn leave_unlinked(&mut self, link: usize) {
+        self.links[link].stub = self.base() + self.asm.here() as u32;
+        let site = self.links[link].site;
+        self.go_out(site, true);
     }
 
     fn add_link(&mut self, target: i32, patch: Option<u32>, slot: Option<u32>) -> usize {
@@ -71,10 +84,8 @@ impl Emitter<'_> {
         }
         self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
         let link = self.add_link(target, None, Some(slot));
-        // The stub follows: slots lead to it until the target is known.
-        self.links[link].stub = self.base() + self.asm.here() as u32;
-        let site = self.links[link].site;
-        self.go_out(site, true);
+        // Slots lead to what follows until the target is known.
+        self.leave_unlinked(link);
     }
 
     /// JMP rel.
@@ -96,6 +107,14 @@ impl Emitter<'_> {
             self.stubs.push(Stub::Cross { from, target });
         }
         self.jump_to(fact.offset + fact.ins.len() as i32);
+    }
+
+    /// Jcc rel in the middle of a block.
+    pub(super) fn branch_aside(&mut self, index: usize, fact: &Fact, condition: u8) {
+        self.want_native();
+        let target = fact.ins.near_branch_target() as i64 as i32;
+        let from = self.asm.jcc(condition);
+        self.stubs.push(Stub::Aside { from, target, executed: index + 1 });
     }
 
     /// Writes the return address below the top of the stack.
@@ -278,9 +297,14 @@ impl Emitter<'_> {
                 }
                 Stub::Unlinked { from, link } => {
                     self.land_here(from);
-                    self.links[link].stub = self.base() + self.asm.here() as u32;
-                    let site = self.links[link].site;
-                    self.go_out(site, true);
+                    self.leave_unlinked(link);
+                }
+                Stub::Aside { from, target, executed } => {
+                    self.land_here(from);
+                    // The flags are the branch's own, in the host's.
+                    self.place = Place::Native { recipe: None, saved: false };
+                    self.spend(executed);
+                    self.jump_to(target);
                 }
                 Stub::Cross { from, target } => {
                     self.land_here(from);

@@ -12,6 +12,8 @@ use super::stubs::Stubs;
 
 /// Longest block, in instructions.
 const BLOCK_INSTRUCTIONS: usize = 64;
+/// Branches that a block goes on behind, when they are not taken.
+const PASSED_BRANCHES: usize = 3;
 
 /// What a block is made from.
 pub(crate) struct Source<'a> {
@@ -96,6 +98,8 @@ pub(super) enum Stub {
     Target { from: Hole, site: u32 },
     /// Leaves through a link whose target is not translated, flags being the host's.
     Unlinked { from: Hole, link: usize },
+    /// Leaves through a branch in the middle that is taken, after so many instructions.
+    Aside { from: Hole, target: i32, executed: usize },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Loads the vector (or x87) state, then comes back.
@@ -127,6 +131,8 @@ pub(super) struct Emitter<'a> {
     /// No instruction has changed the flags yet.
     entry_flags: bool,
     saves_entry: bool,
+    /// The recipe of an instruction whose memory operand was kept for it.
+    pub(super) copied: Option<Recipe>,
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
@@ -176,6 +182,7 @@ pub(crate) fn translate(
         x87_ready: false,
         entry_flags: true,
         saves_entry: false,
+        copied: None,
     };
     emitter.block();
     emitter.out_of_line();
@@ -195,6 +202,7 @@ fn decode(
     let options = DecoderOptions::FORCE_RESERVED_NOP;
     let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), options);
     let mut ins = Instruction::default();
+    let mut passed = 0;
     let limit = if source.second_page.is_some() { 1 } else { BLOCK_INSTRUCTIONS };
     while facts.len() < limit && decoder.can_decode() {
         let offset = decoder.ip() as i32;
@@ -205,12 +213,22 @@ fn decode(
         }
         let known = !ins.is_invalid() && announced(&ins);
         let fact = examine(factory, &ins, offset, source.gates, known);
-        let ends = fact.kind.ends_block();
+        let ends = fact.kind.ends_block() && !passes(&fact, &mut passed);
         facts.push(fact);
         if ends {
             break;
         }
     }
+}
+
+/// Whether a block goes on behind a branch: it leads forward within the page, so that no loop
+/// closes, and there were few of them.
+fn passes(fact: &Fact, passed: &mut usize) -> bool {
+    let Kind::Branch(_) = fact.kind else { return false };
+    let target = fact.ins.near_branch_target() as i64 as i32;
+    let next = fact.offset + fact.ins.len() as i32;
+    *passed += 1;
+    *passed <= PASSED_BRANCHES && (next..4096).contains(&target)
 }
 
 impl Emitter<'_> {
@@ -251,6 +269,9 @@ impl Emitter<'_> {
             Kind::Pop => self.pop(index, fact),
             Kind::Leave => self.leave(index),
             Kind::Jump => self.jump(index, fact),
+            Kind::Branch(condition) if index + 1 < facts.len() => {
+                self.branch_aside(index, fact, condition);
+            }
             Kind::Branch(condition) => self.branch(index, fact, condition),
             Kind::Call => self.call(index, fact),
             Kind::JumpIndirect => self.jump_indirect(index, fact),
@@ -265,7 +286,10 @@ impl Emitter<'_> {
     fn after(&mut self, fact: &Fact) {
         if fact.changes_flags {
             self.entry_flags = false;
-            let recipe = if fact.makes_flags { Recipe::of(&fact.ins) } else { None };
+            let recipe = match self.copied.take() {
+                None if fact.makes_flags => Recipe::of(&fact.ins),
+                copied => copied,
+            };
             self.place = Place::Native { recipe, saved: false };
             return;
         }

@@ -10,7 +10,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 use interp::flags::LazyFlags;
 
 use super::facts::{Fact, gpr_of};
-use super::registers::RSP;
+use super::registers::{RSP, is_taken};
 
 /// All six status flags.
 pub(crate) const STATUS: u32 = RflagsBits::OF
@@ -40,7 +40,12 @@ pub(crate) enum Maker {
 pub(crate) enum Source {
     Register(u8),
     Immediate(i32),
+    /// The value kept of a memory operand.
+    Kept,
 }
+
+/// In place of a register's number: the value kept of a memory operand.
+pub(crate) const KEPT: u8 = 16;
 
 /// How to make the flags again from registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,13 +91,34 @@ impl Recipe {
         Some(Self { maker, size, dst, src, drift: 0 })
     }
 
+    /// The recipe for CMP or TEST with a memory operand, if its value is kept.
+    pub(crate) fn with_memory(ins: &Instruction) -> Option<Self> {
+        let maker = match ins.mnemonic() {
+            Mnemonic::Cmp => Maker::Cmp,
+            Mnemonic::Test => Maker::Test,
+            _ => return None,
+        };
+        let size = ins.memory_size().size() as u8;
+        let register = |at: u32| {
+            let (number, _) = gpr_of(ins.op_register(at))?;
+            (number != RSP && !is_taken(number)).then_some(number)
+        };
+        let (dst, src) = match (ins.op0_kind(), ins.op1_kind()) {
+            (OpKind::Memory, OpKind::Register) => (KEPT, Source::Register(register(1)?)),
+            (OpKind::Memory, _) => (KEPT, Source::Immediate(ins.immediate(1) as i32)),
+            (OpKind::Register, OpKind::Memory) => (register(0)?, Source::Kept),
+            _ => return None,
+        };
+        Some(Self { maker, size, dst, src, drift: 0 })
+    }
+
     /// The recipe after another instruction, if it still holds.
     pub(crate) fn after(mut self, fact: &Fact) -> Option<Self> {
         let uses_src = matches!(self.src, Source::Register(src) if fact.writes >> src & 1 != 0);
         if uses_src {
             return None;
         }
-        if fact.writes >> self.dst & 1 == 0 {
+        if u32::from(fact.writes) >> self.dst & 1 == 0 {
             return Some(self);
         }
         let moved = fact.stack_move?;
@@ -104,11 +130,13 @@ impl Recipe {
     }
 
     /// The flags as RFLAGS bits, from the registers' values.
-    pub(crate) fn evaluate(&self, regs: &[u64; 16]) -> u64 {
-        let dst = regs[self.dst as usize].wrapping_sub(self.drift as i64 as u64);
+    pub(crate) fn evaluate(&self, regs: &[u64; 16], kept: u64) -> u64 {
+        let dst = if self.dst == KEPT { kept } else { regs[self.dst as usize] };
+        let dst = dst.wrapping_sub(self.drift as i64 as u64);
         let src = match self.src {
             Source::Register(number) => regs[number as usize],
             Source::Immediate(value) => value as i64 as u64,
+            Source::Kept => kept,
         };
         macro_rules! width {
             ($type:ty) => {{

@@ -64,6 +64,8 @@ struct Candidate {
     offset: i64,
     size: i64,
     write: bool,
+    /// Branches passed before it.
+    passed: usize,
 }
 
 /// Finds the groups of a block.
@@ -81,6 +83,10 @@ pub(crate) fn find(facts: &[Fact]) -> Groups {
         let mut chosen = vec![first];
         for (other, candidate) in candidates.iter().enumerate().skip(first + 1) {
             if taken[other] || candidate.symbol != start.symbol {
+                continue;
+            }
+            // A store that may not come must not mark its page dirty.
+            if candidate.write && !write && candidate.passed != start.passed {
                 continue;
             }
             let (l, h) = (low.min(candidate.offset), high.max(candidate.offset + candidate.size));
@@ -114,7 +120,9 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
     let mut registers: [Value; 16] =
         std::array::from_fn(|number| Value { symbol: number as u32, offset: 0 });
     let mut found = Vec::new();
+    let mut passed = 0;
     for (index, fact) in facts.iter().enumerate() {
+        passed += usize::from(matches!(fact.kind, Kind::Branch(_)));
         if let Some((value, size, write)) = single_access(fact, &registers) {
             found.push(Candidate {
                 symbol: value.symbol,
@@ -122,6 +130,7 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
                 offset: value.offset,
                 size: i64::from(size),
                 write,
+                passed,
             });
         }
         follow(fact, &mut registers, &mut next);

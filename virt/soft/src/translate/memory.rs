@@ -4,7 +4,7 @@ use iced_x86::Instruction;
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
-use super::flags::{Maker, Place, Recipe, Source};
+use super::flags::{KEPT, Maker, Place, Recipe, Source};
 use super::registers::{RAX, RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use crate::cache::layout::{TLB, TLB_ENTRIES, TLB_ENTRY_SHIFT, TLB_HOST};
@@ -164,10 +164,12 @@ impl Emitter<'_> {
     pub(super) fn cook(&mut self, recipe: Recipe) {
         let Recipe { maker, size, dst, src, drift } = recipe;
         let unchanged = matches!(maker, Maker::Cmp | Maker::Test | Maker::Logic);
-        let register = if unchanged && !is_taken(dst) && drift == 0 {
+        let register = if unchanged && dst != KEPT && !is_taken(dst) && drift == 0 {
             dst
         } else {
-            if is_taken(dst) {
+            if dst == KEPT {
+                self.asm.load(S1, Mem::Gs(at::KEPT));
+            } else if is_taken(dst) {
                 self.asm.load(S1, Mem::Gs(at::reg(dst)));
             } else {
                 self.asm.lea(true, S1, Some(dst), None, -drift);
@@ -189,12 +191,31 @@ impl Emitter<'_> {
         }
     }
 
+    /// CMP or TEST with the kept value in S1.
+    pub(super) fn compare_kept(&mut self, recipe: Recipe) {
+        let Recipe { maker, size, dst, src, .. } = recipe;
+        let (register, source) = match src {
+            Source::Kept => (dst, Source::Register(S1)),
+            other => (S1, other),
+        };
+        // S1 is a scratch register here, not the guest's register of that number.
+        match (maker, source) {
+            (Maker::Test, Source::Register(other)) => {
+                self.asm.sized_rr(size, 0x84, register, other);
+            }
+            (Maker::Test, source) => self.test(size, register, source),
+            (_, Source::Register(other)) => self.asm.sized_rr(size, 0x38, register, other),
+            (_, source) => self.operate(7, size, register, source),
+        }
+    }
+
     /// One of the eight basic operations by its digit: register OP= source.
     fn operate(&mut self, digit: u8, size: u8, register: u8, source: Source) {
         match source {
             Source::Immediate(value) => self.asm.sized_imm(size, digit, register, value),
+            Source::Kept => self.slot_operand(digit << 3 | 2, size, register, at::KEPT),
             Source::Register(other) if is_taken(other) => {
-                self.slot_operand(digit << 3 | 2, size, register, other);
+                self.slot_operand(digit << 3 | 2, size, register, at::reg(other));
             }
             Source::Register(other) => self.asm.sized_rr(size, digit << 3, register, other),
         }
@@ -203,20 +224,21 @@ impl Emitter<'_> {
     fn test(&mut self, size: u8, register: u8, source: Source) {
         match source {
             Source::Immediate(value) => self.asm.test_imm(size, register, value),
+            Source::Kept => self.slot_operand(0x84, size, register, at::KEPT),
             Source::Register(other) if is_taken(other) => {
-                self.slot_operand(0x84, size, register, other);
+                self.slot_operand(0x84, size, register, at::reg(other));
             }
             Source::Register(other) => self.asm.sized_rr(size, 0x84, register, other),
         }
     }
 
-    /// An operation whose source is a taken register's slot.
-    fn slot_operand(&mut self, opcode: u8, size: u8, register: u8, other: u8) {
+    /// An operation whose source is a slot.
+    fn slot_operand(&mut self, opcode: u8, size: u8, register: u8, slot: i32) {
         if size == 2 {
             self.asm.bytes.push(0x66);
         }
         let opcode = [opcode | u8::from(size != 1)];
-        self.asm.rm_byte(size == 8, size == 1, &opcode, register, Mem::Gs(at::reg(other)));
+        self.asm.rm_byte(size == 8, size == 1, &opcode, register, Mem::Gs(slot));
     }
 
     /// A place for the flags that survives what follows, without a site.

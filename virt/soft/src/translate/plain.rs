@@ -5,7 +5,7 @@ use iced_x86::{Instruction, OpKind, Register};
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::facts::{Fact, gpr_of};
-use super::flags::Place;
+use super::flags::{Place, Recipe, fate};
 use super::memory::{Address, Data};
 use super::registers::{S0, S1, is_taken};
 use super::site::SiteKind;
@@ -17,6 +17,10 @@ type Stand = (u8, u8);
 impl Emitter<'_> {
     /// Copies an instruction.
     pub(super) fn plain(&mut self, index: usize, fact: &Fact) {
+        if let Some(recipe) = self.worth_keeping(index, fact) {
+            self.compare_memory(index, fact, recipe);
+            return;
+        }
         let mut ins = fact.ins;
         let stands = stands(&ins, fact.access.is_some());
         if let Some(access) = fact.access {
@@ -53,6 +57,32 @@ impl Emitter<'_> {
                 self.asm.store(Mem::Gs(at::reg(*number)), *scratch);
             }
         }
+    }
+
+    /// The recipe of a CMP or TEST with memory whose flags outlive a check behind it.
+    fn worth_keeping(&self, index: usize, fact: &Fact) -> Option<Recipe> {
+        let access = fact.access.filter(|access| !access.write)?;
+        let recipe = Recipe::with_memory(&fact.ins)?;
+        let fate = fate(self.facts, index + 1);
+        let end = (fate.at + 1).min(self.facts.len());
+        let checked = self.facts[index + 1..end].iter().any(|fact| fact.can_leave);
+        (access.size == u32::from(recipe.size) && checked).then_some(recipe)
+    }
+
+    /// CMP or TEST with memory, keeping the value so that the flags can be made again.
+    fn compare_memory(&mut self, index: usize, fact: &Fact, recipe: Recipe) {
+        let access = fact.access.expect("it has a memory operand");
+        let data = self.data(index, Address::Operand(&fact.ins), false, access.size);
+        let data = self.free_s1(data).mem();
+        match recipe.size {
+            1 => self.asm.rm(false, &[0x0f, 0xb6], S1, data),
+            2 => self.asm.rm(false, &[0x0f, 0xb7], S1, data),
+            4 => self.asm.load32(S1, data),
+            _ => self.asm.load(S1, data),
+        }
+        self.asm.store(Mem::Gs(at::KEPT), S1);
+        self.compare_kept(recipe);
+        self.copied = Some(recipe);
     }
 
     /// The instruction's own bytes.

@@ -273,7 +273,7 @@ impl SoftVcpu {
         self.retired += used as u64;
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {
-            Place::Recipe(recipe) => recipe.evaluate(&state.regs),
+            Place::Recipe(recipe) => recipe.evaluate(&state.regs, state.kept),
             Place::Native { .. } if trapped => state.trap_flags,
             Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
         };
