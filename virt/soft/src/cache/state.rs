@@ -49,8 +49,18 @@ pub(crate) struct NativeState {
     pub(crate) entry: u64,
     /// The host's own MXCSR.
     pub(crate) host_mxcsr: u32,
-    /// Keeps what follows aligned.
-    pub(crate) unused: u32,
+    /// TSC_AUX, as RDTSCP shows it.
+    pub(crate) tsc_aux: u32,
+    /// RFLAGS.IF in its place.
+    pub(crate) interrupts: u64,
+    /// What there is of RFLAGS apart from it and the status flags, as PUSHF shows it.
+    pub(crate) other_flags: u64,
+    /// Something waits for RFLAGS.IF.
+    pub(crate) pending: u64,
+    /// What SWAPGS swaps GS's base with.
+    pub(crate) kernel_gs_base: u64,
+    /// Selectors of ES, CS, SS, DS, FS, GS.
+    pub(crate) selectors: [u32; 6],
     /// Host addresses of the running block's groups.
     pub(crate) groups: [u64; 16],
     /// Host code and flags where a host signal said that an instruction must be interpreted.
@@ -78,6 +88,8 @@ pub(crate) mod at {
         TARGET = target; JUMP = jump; TEMP = temp; KEPT = kept; LINEAR = linear; RETRY = retry;
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
         OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
+        TSC_AUX = tsc_aux; INTERRUPTS = interrupts; OTHER_FLAGS = other_flags; PENDING = pending;
+        KERNEL_GS_BASE = kernel_gs_base;
     }
 
     /// A general register's slot.
@@ -88,6 +100,11 @@ pub(crate) mod at {
     /// Host address of a group.
     pub(crate) const fn group(number: usize) -> i32 {
         BASE + offset_of!(NativeState, groups) as i32 + number as i32 * 8
+    }
+
+    /// A selector.
+    pub(crate) const fn selector(number: u8) -> i32 {
+        BASE + offset_of!(NativeState, selectors) as i32 + number as i32 * 4
     }
 
     /// Base of FS (0) or GS (1).

@@ -156,7 +156,7 @@ pub(crate) fn translate(
     let groups = if source.gates.grouped { group::find(facts) } else { Groups::default() };
     for (index, member) in groups.members.iter().enumerate() {
         if member.is_some_and(|member| groups.groups[member.group].first != index) {
-            facts[index].can_leave &= facts[index].can_trap;
+            facts[index].can_leave &= facts[index].can_trap || facts[index].kind == Kind::PopFlags;
         }
     }
     assert!(!facts.is_empty(), "a block has an instruction");
@@ -264,7 +264,14 @@ impl Emitter<'_> {
             Kind::Plain => self.plain(index, fact),
             Kind::Address => self.load_address(fact),
             Kind::BitString => self.bit_string(index, fact),
-            Kind::TimeStamp => self.time_stamp(),
+            Kind::TimeStamp => self.time_stamp(fact),
+            Kind::PopStackPointer => self.pop_stack_pointer(index),
+            Kind::PushFlags => self.push_flags(index),
+            Kind::PopFlags => self.pop_flags(index),
+            Kind::DisableInterrupts => self.disable_interrupts(),
+            Kind::EnableInterrupts => self.enable_interrupts(index),
+            Kind::SwapGs => self.swap_gs(),
+            Kind::Selector => self.selector(fact),
             Kind::Push => self.push(index, fact),
             Kind::Pop => self.pop(index, fact),
             Kind::Leave => self.leave(index),
@@ -284,6 +291,11 @@ impl Emitter<'_> {
 
     /// Notes what an instruction does to the flags' place.
     fn after(&mut self, fact: &Fact) {
+        if fact.kind == Kind::PopFlags {
+            self.entry_flags = false;
+            self.place = Place::Saved;
+            return;
+        }
         if fact.changes_flags {
             self.entry_flags = false;
             let recipe = match self.copied.take() {

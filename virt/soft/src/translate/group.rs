@@ -121,9 +121,14 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
         std::array::from_fn(|number| Value { symbol: number as u32, offset: 0 });
     let mut found = Vec::new();
     let mut passed = 0;
+    // Behind SWAPGS, GS's symbol means another base.
+    let mut swapped = false;
     for (index, fact) in facts.iter().enumerate() {
         passed += usize::from(matches!(fact.kind, Kind::Branch(_)));
-        if let Some((value, size, write)) = single_access(fact, &registers) {
+        swapped |= fact.kind == Kind::SwapGs;
+        if let Some((value, size, write)) = single_access(fact, &registers)
+            && !(swapped && value.symbol == GS)
+        {
             found.push(Candidate {
                 symbol: value.symbol,
                 index,
@@ -144,7 +149,8 @@ fn single_access(fact: &Fact, registers: &[Value; 16]) -> Option<(Value, u32, bo
     let at = |value: Value, by: i64| Value { offset: value.offset + by, ..value };
     match fact.kind {
         Kind::Push if fact.access.is_none() => Some((at(rsp, -8), 8, true)),
-        Kind::Pop | Kind::Return => Some((rsp, 8, false)),
+        Kind::Pop | Kind::Return | Kind::PopStackPointer | Kind::PopFlags => Some((rsp, 8, false)),
+        Kind::PushFlags => Some((at(rsp, -8), 8, true)),
         Kind::Call => Some((at(rsp, -8), 8, true)),
         Kind::Leave => Some((registers[5], 8, false)),
         Kind::Plain | Kind::JumpIndirect => {
@@ -182,11 +188,13 @@ fn address(ins: &Instruction, registers: &[Value; 16]) -> Option<Value> {
 fn follow(fact: &Fact, registers: &mut [Value; 16], next: &mut u32) {
     let ins = &fact.ins;
     let known = match fact.kind {
-        Kind::Push | Kind::Call | Kind::CallIndirect => Some((RSP as usize, moved(registers, -8))),
+        Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => {
+            Some((RSP as usize, moved(registers, -8)))
+        }
         Kind::Plain | Kind::Address => known_write(ins, registers),
         _ => None,
     };
-    let popped = (fact.kind == Kind::Pop).then(|| moved(registers, 8));
+    let popped = matches!(fact.kind, Kind::Pop | Kind::PopFlags).then(|| moved(registers, 8));
     let left = (fact.kind == Kind::Leave)
         .then(|| Value { offset: registers[5].offset + 8, ..registers[5] });
     for (number, register) in registers.iter_mut().enumerate() {

@@ -36,6 +36,7 @@ pub(crate) mod registers;
 pub(crate) mod site;
 mod stack;
 pub(crate) mod stubs;
+mod system;
 
 pub(crate) use emit::{Numbers, Source, Tools, translate};
 pub(crate) use site::{Link, NO_OP, Site, SiteKind};

@@ -170,21 +170,6 @@ impl Emitter<'_> {
             _ => {}
         }
     }
-
-    /// RDTSC plus the guest's offset, changing no flag.
-    pub(super) fn time_stamp(&mut self) {
-        const RDX: u8 = 2;
-        const RAX: u8 = 0;
-        self.held = None;
-        self.asm.bytes.extend([0x0f, 0x31]);
-        self.asm.rorx(RDX, RDX, 32);
-        self.asm.lea(true, RAX, Some(RAX), Some((RDX, 0)), 0);
-        self.asm.load(S0, Mem::Gs(at::TSC_OFFSET));
-        self.asm.lea(true, RAX, Some(RAX), Some((S0, 0)), 0);
-        self.asm.rorx(RDX, RAX, 32);
-        self.asm.mov32(RDX, RDX);
-        self.asm.mov32(RAX, RAX);
-    }
 }
 
 /// Points the memory operand at its data.

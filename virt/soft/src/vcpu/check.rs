@@ -46,6 +46,10 @@ struct Snapshot {
     regs: [u64; 16],
     rip: u64,
     flags: u64,
+    /// RFLAGS apart from the status flags.
+    rflags: u64,
+    /// What SWAPGS swaps.
+    gs_bases: [u64; 2],
     xsave: Vec<u8>,
 }
 
@@ -65,6 +69,8 @@ impl SoftVcpu {
             regs: self.cpu.regs[..16].try_into().expect("sixteen registers"),
             rip: self.cpu.rip(),
             flags: self.cpu.flags.bits(),
+            rflags: self.cpu.state.rflags & !Flags::STATUS.bits(),
+            gs_bases: [self.cpu.state.segments[5].base, self.cpu.state.msrs.kernel_gs_base],
             xsave,
         }
     }
@@ -73,6 +79,10 @@ impl SoftVcpu {
         self.cpu.regs[..16].copy_from_slice(&snapshot.regs);
         self.cpu.set_rip(snapshot.rip);
         self.cpu.flags = interp::flags::LazyFlags::from_bits(snapshot.flags);
+        self.cpu.state.rflags = snapshot.rflags;
+        [self.cpu.state.segments[5].base, self.cpu.state.msrs.kernel_gs_base] = snapshot.gs_bases;
+        // STI's: blocks contain it only where nothing waits for its end.
+        self.cpu.state.sti_shadow = false;
         self.cpu.state.xsave = xsave.clone();
     }
 

@@ -201,7 +201,14 @@ impl SoftVcpu {
         let time = !self.checking
             && (state.cr4 & Cr4::TSD.bits() == 0 || self.cpu.cpl == 0)
             && self.announced.bmi2;
-        Gates { sse, avx, x87: usable && native_errors, time, grouped: true }
+        Gates {
+            sse,
+            avx,
+            x87: usable && native_errors,
+            time,
+            kernel: self.cpu.cpl == 0,
+            grouped: true,
+        }
     }
 
     pub(super) fn enter_native(&mut self, code: u64, budget: u64) -> u32 {
@@ -211,7 +218,14 @@ impl SoftVcpu {
         let regs: [u64; 16] = self.cpu.regs[..16].try_into().expect("sixteen registers");
         let rip = self.cpu.rip();
         let bases = [self.cpu.state.segments[4].base, self.cpu.state.segments[5].base];
-        let tsc_offset = self.cpu.state.msrs.tsc_offset;
+        let msrs = &self.cpu.state.msrs;
+        let (tsc_offset, tsc_aux) = (msrs.tsc_offset, msrs.tsc_aux as u32);
+        let kernel_gs_base = msrs.kernel_gs_base;
+        let hidden = Flags::STATUS | Flags::IF | Flags::RF | Flags::VM;
+        let other_flags = self.cpu.state.rflags & !hidden.bits() | Flags::FIXED.bits();
+        let interrupts = self.cpu.state.rflags & Flags::IF.bits();
+        let pending = u64::from(self.interrupt_ready || self.cpu.state.nmi_pending);
+        let selectors = self.cpu.state.segments.map(|segment| u32::from(segment.selector));
         let native = self.native.as_ref().expect("asked before");
         let enter_at = native.enter();
         let gs_base = self.cpu.bus.tlb.gs_base();
@@ -222,6 +236,12 @@ impl SoftVcpu {
         state.flags = flags::to_saved(rflags);
         state.segment_bases = bases;
         state.tsc_offset = tsc_offset;
+        state.tsc_aux = tsc_aux;
+        state.kernel_gs_base = kernel_gs_base;
+        state.other_flags = other_flags;
+        state.interrupts = interrupts;
+        state.pending = pending;
+        state.selectors = selectors;
         state.xsave = xsave;
         state.owner = owner as u64;
         state.miss = miss as *const () as u64;
@@ -278,6 +298,10 @@ impl SoftVcpu {
             Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
         };
         self.cpu.flags = LazyFlags::from_bits(rflags);
+        let held = self.cpu.state.rflags & !Flags::IF.bits();
+        self.cpu.state.rflags = held | state.interrupts;
+        self.cpu.state.segments[5].base = state.segment_bases[1];
+        self.cpu.state.msrs.kernel_gs_base = state.kernel_gs_base;
         let mut refused = None;
         if let SiteKind::Target { rsp_move } = site.kind
             && !GuestVirt(state.target).is_canonical()
