@@ -25,8 +25,22 @@ pub(crate) enum Kind {
     Leave,
     /// BT, BTS, BTR, BTC with a register as bit offset into memory.
     BitString,
-    /// RDTSC.
+    /// RDTSC, RDTSCP.
     TimeStamp,
+    /// POP RSP.
+    PopStackPointer,
+    /// PUSHFQ.
+    PushFlags,
+    /// POPFQ in kernel mode.
+    PopFlags,
+    /// CLI in kernel mode.
+    DisableInterrupts,
+    /// STI in kernel mode.
+    EnableInterrupts,
+    /// SWAPGS.
+    SwapGs,
+    /// MOV r32 or r64 from a segment register.
+    Selector,
     /// JMP rel.
     Jump,
     /// Jcc rel, by condition.
@@ -121,6 +135,8 @@ pub(crate) struct Gates {
     pub(crate) x87: bool,
     /// RDTSC may run unnoticed.
     pub(crate) time: bool,
+    /// CPL is 0.
+    pub(crate) kernel: bool,
     /// Accesses may share checks.
     pub(crate) grouped: bool,
 }
@@ -163,7 +179,14 @@ pub(crate) fn examine(
         return fact;
     }
     let vex = ins.encoding() == EncodingKind::VEX && vector;
-    let closed = vector && !gates.sse || vex && !gates.avx || x87 && !gates.x87;
+    let privileged = matches!(
+        kind,
+        Kind::PopFlags | Kind::DisableInterrupts | Kind::EnableInterrupts | Kind::SwapGs
+    );
+    let closed = privileged && !gates.kernel
+        || vector && !gates.sse
+        || vex && !gates.avx
+        || x87 && !gates.x87;
     if closed || kind == Kind::TimeStamp && !gates.time {
         return fact;
     }
@@ -192,12 +215,29 @@ pub(crate) fn examine(
     fact.x87 = x87;
     fact.can_trap = can_trap(ins, vector, x87);
     flags_of(ins, &mut fact);
+    if kind == Kind::PopFlags {
+        fact.makes_flags = true;
+        fact.changes_flags = true;
+        fact.reads_flags = false;
+    }
     fact.stack_move = match ins.code() {
         Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => Some(-8),
-        Code::Pop_r64 => Some(8),
+        Code::Pop_r64 if kind == Kind::Pop => Some(8),
+        Code::Pushfq => Some(-8),
+        Code::Popfq => Some(8),
         _ => None,
     };
-    let stack = matches!(kind, Kind::Push | Kind::Pop | Kind::Leave | Kind::Call);
+    let stack = matches!(
+        kind,
+        Kind::Push
+            | Kind::Pop
+            | Kind::Leave
+            | Kind::Call
+            | Kind::PopStackPointer
+            | Kind::PushFlags
+            | Kind::PopFlags
+            | Kind::EnableInterrupts
+    );
     fact.can_leave = fact.access.is_some()
         || stack
         || fact.can_trap
@@ -353,7 +393,7 @@ fn can_trap(ins: &Instruction, vector: bool, x87: bool) -> bool {
 fn kind_of(ins: &Instruction) -> Kind {
     use Mnemonic as M;
     if ins.code_size() != CodeSize::Code64
-        || ins.is_privileged()
+        || ins.is_privileged() && !matches!(ins.code(), Code::Cli | Code::Sti | Code::Swapgs)
         || !matches!(ins.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
     {
         return Kind::Interpret;
@@ -369,7 +409,16 @@ fn kind_of(ins: &Instruction) -> Kind {
         Code::Jmp_rm64 => return Kind::JumpIndirect,
         Code::Call_rm64 => return Kind::CallIndirect,
         Code::Retnq | Code::Retnq_imm16 => return Kind::Return,
-        Code::Rdtsc => return Kind::TimeStamp,
+        Code::Rdtsc | Code::Rdtscp => return Kind::TimeStamp,
+        Code::Pop_r64 => return Kind::PopStackPointer,
+        Code::Pushfq => return Kind::PushFlags,
+        Code::Popfq => return Kind::PopFlags,
+        Code::Cli => return Kind::DisableInterrupts,
+        Code::Sti => return Kind::EnableInterrupts,
+        Code::Swapgs => return Kind::SwapGs,
+        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if ins.op0_kind() == OpKind::Register => {
+            return Kind::Selector;
+        }
         _ => {}
     }
     if ins.is_jcc_short_or_near() {
