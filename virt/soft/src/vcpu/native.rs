@@ -61,7 +61,7 @@ impl SoftVcpu {
     pub(super) fn run_native(&mut self, left: u64) -> Option<Option<Exit>> {
         let linear = self.cpu.rip();
         let link = self.pending_link.take();
-        let code = match self.cpu.bus.tlb.jump(linear) {
+        let mut code = match self.cpu.bus.tlb.jump(linear) {
             _ if self.ungrouped => self.find_ungrouped(linear)?,
             Some(code) => code,
             None if self.is_cold() => return None,
@@ -69,6 +69,11 @@ impl SoftVcpu {
         };
         if let Some(link) = link {
             self.link(link, linear);
+            // Linking translates: what was found may have made way for it.
+            code = match self.cpu.bus.tlb.jump(linear) {
+                Some(code) => code,
+                None => self.find_native(linear)?,
+            };
         }
         if self.checking {
             return Some(self.check_block(code));
