@@ -94,8 +94,8 @@ impl SoftVcpu {
         let seeing = self.cpu.bus.tlb.go_blind();
         while states.len() <= limit {
             let Ok(op) = self.one_op() else { break };
-            let rip = self.cpu.rip();
-            self.cpu.set_rip(rip.wrapping_add(u64::from(op.len)));
+            let next = self.cpu.rip().wrapping_add(u64::from(op.len));
+            self.cpu.set_rip(next);
             let outcome = (op.run)(&mut self.cpu, &op);
             let refused = self.cpu.bus.recording.as_ref().is_some_and(|r| r.refused);
             if outcome.is_err() || refused {
@@ -103,6 +103,10 @@ impl SoftVcpu {
                 break;
             }
             states.push(self.snapshot());
+            if self.cpu.rip() != next {
+                // A branch taken leaves the block: what it leads to may be impossible to undo.
+                break;
+            }
         }
         self.cpu.bus.tlb.see_again(seeing);
         let recording = self.cpu.bus.recording.take().expect("set above");
