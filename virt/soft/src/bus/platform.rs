@@ -71,6 +71,10 @@ impl PortIo for SoftBus {
 impl Translation for SoftBus {
     fn set_context(&mut self, context: Context) {
         self.context = context;
+        if self.recording.is_some() {
+            // The TLB is blind until the recording ends.
+            return;
+        }
         self.tlb.switch(&context);
         self.revalidate_code();
     }

@@ -84,6 +84,8 @@ impl SoftVcpu {
         // STI's: blocks contain it only where nothing waits for its end.
         self.cpu.state.sti_shadow = false;
         self.cpu.state.xsave = xsave.clone();
+        // POPF changes what accesses depend on.
+        self.cpu.refresh();
     }
 
     /// Interprets up to `limit` instructions from here, noting stores; returns the state after
