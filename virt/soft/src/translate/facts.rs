@@ -269,7 +269,8 @@ fn flags_of(ins: &Instruction, fact: &mut Fact) {
     fact.makes_flags = changed == STATUS && !fact.reads_flags;
 }
 
-fn is_shift(mnemonic: Mnemonic) -> bool {
+/// Shifts and rotates, which leave all flags alone where the count is 0.
+pub(crate) fn is_shift(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
         mnemonic,

@@ -10,6 +10,7 @@ use x86::Flags;
 
 use super::SoftVcpu;
 use crate::translate::SiteKind;
+use crate::translate::facts::is_shift;
 
 /// Bytes saved around a store: no instruction writes more.
 pub(crate) const CHUNK: usize = 64;
@@ -191,7 +192,11 @@ impl SoftVcpu {
         let mut undefined = 0;
         for ins in self.disassemble(start, ran) {
             let bits = iced_flags(ins.rflags_undefined());
-            let made = iced_flags(ins.rflags_modified() & !ins.rflags_undefined());
+            let made = match is_shift(ins.mnemonic()) {
+                // By a count of 0 they make none.
+                true => 0,
+                false => iced_flags(ins.rflags_modified() & !ins.rflags_undefined()),
+            };
             undefined = undefined & !made | bits;
         }
         undefined
