@@ -1,0 +1,132 @@
+//! The translator against the interpreter: random guest programs, on a bare processor.
+//!
+//! Each program is a nest of loops over random instructions, calls, jumps, faults that its own
+//! handler repairs or skips, and stores into its own code, at CPL 0 or 3, in the lower or upper
+//! half. Two judgements: every block agrees in lockstep (`Execution::Check` panics otherwise), and
+//! whole runs (translated, linked, specialised) end as interpreted ones do: registers, flags,
+//! vector and x87 state, memory, the handler's record, and the very instruction a budget ends at.
+//!
+//! `ONEROOF_LOCKSTEP_CASES` sets how many programs run, `ONEROOF_LOCKSTEP_SEED` where they start.
+
+mod code;
+mod handler;
+mod layout;
+mod opcodes;
+mod operand;
+mod program;
+mod run;
+mod smp;
+mod steps;
+
+#[path = "../differential/case.rs"]
+#[allow(dead_code, reason = "shared with the differential test, which uses the rest")]
+mod case;
+#[path = "../differential/machine.rs"]
+mod numbers;
+#[path = "../differential/random.rs"]
+mod random;
+#[path = "../differential/select.rs"]
+mod select;
+
+/// Random registers, numbers and vectors, as the differential test has them.
+mod machine {
+    pub(crate) use crate::case::Machine as Start;
+    pub(crate) use crate::numbers::random;
+}
+
+use opcodes::Opcodes;
+use random::Random;
+use run::{Case, MOST_INSTRUCTIONS};
+use soft::Execution;
+
+const DEFAULT_CASES: u64 = 60;
+const DEFAULT_SEED: u64 = 1;
+/// Granularity of counting what the interpreter ran.
+const SLICE: u64 = 64;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+}
+
+/// Says which case it was if its end is a panic.
+struct Announce(String);
+
+impl Drop for Announce {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in the case of {}", self.0);
+        }
+    }
+}
+
+fn cases(judge: fn(&Case, &mut Random) -> u64) {
+    let opcodes = Opcodes::new();
+    let first = setting("ONEROOF_LOCKSTEP_SEED").unwrap_or(DEFAULT_SEED);
+    let count = setting("ONEROOF_LOCKSTEP_CASES").unwrap_or(DEFAULT_CASES);
+    let (mut ran, mut instructions) = (0, 0);
+    for seed in first..first + count {
+        let Some(case) = Case::new(seed, &opcodes) else { continue };
+        let _announce = Announce(case.describe());
+        instructions += judge(&case, &mut Random::new(!seed));
+        ran += 1;
+    }
+    println!("{ran} programs, about {instructions} instructions");
+    assert!(ran * 10 > count * 8, "most generated programs must fit");
+}
+
+/// Whole runs.
+fn whole(case: &Case, random: &mut Random) -> u64 {
+    let (interpreted, slices) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, SLICE);
+    let slice = if random.once_in(3) { 5000 + random.below(30_000) } else { u64::MAX };
+    let (translated, _) = case.run(Execution::Translate, MOST_INSTRUCTIONS, slice);
+    if let Some(text) = case.differences(&interpreted, &translated) {
+        report(case, Execution::Translate, slices * SLICE, &text);
+    }
+    let budget = 1 + random.below(slices * SLICE);
+    let (interpreted, _) = case.run(Execution::Interpret, budget, u64::MAX);
+    let (translated, _) = case.run(Execution::Translate, budget, u64::MAX);
+    if let Some(text) = case.differences(&interpreted, &translated) {
+        report(case, Execution::Translate, budget, &text);
+    }
+    slices * SLICE
+}
+
+/// Looks for the first instruction count at which runs differ, and shows what came before.
+fn report(case: &Case, execution: Execution, most: u64, text: &str) -> ! {
+    let differs = |budget| {
+        let (interpreted, _) = case.run(Execution::Interpret, budget, u64::MAX);
+        let (translated, _) = case.run(execution, budget, u64::MAX);
+        case.differences(&interpreted, &translated)
+    };
+    let (mut good, mut bad) = (0, most);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        if differs(middle).is_some() { bad = middle } else { good = middle }
+    }
+    let first = differs(bad).unwrap_or_else(|| "nowhere but at the end".into());
+    // The last instructions before a budget is spent are always interpreted.
+    const TAIL: u64 = 4096 + 128;
+    let trace = case.trace(bad.saturating_sub(TAIL + 30), 60);
+    panic!(
+        "the interpreter and {execution:?} differ:\n{text}\nfirst with a budget of {bad}:\n{first}\n\
+         around the last translated instructions:\n{trace}"
+    );
+}
+
+#[test]
+fn whole_runs_agree() {
+    cases(whole);
+}
+
+#[test]
+fn every_block_agrees() {
+    cases(|case, _| {
+        let (interpreted, slices) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, SLICE);
+        let (checked, _) = case.run(Execution::Check, MOST_INSTRUCTIONS, u64::MAX);
+        if let Some(text) = case.differences(&interpreted, &checked) {
+            report(case, Execution::Check, slices * SLICE, &text);
+        }
+        slices * SLICE
+    });
+}
