@@ -37,6 +37,8 @@ pub(crate) mod site;
 mod stack;
 pub(crate) mod stubs;
 mod system;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use emit::{Numbers, Source, Tools, translate};
 pub(crate) use site::{Link, NO_OP, Site, SiteKind};

@@ -113,7 +113,9 @@ pub(crate) fn address(random: &mut Random, roles: &Roles, aligned: bool) -> Addr
         }
         // Below the top, where nothing is kept.
         18 => Address::based(4, -8 - (random.below(24) * 8) as i64),
-        _ => Address::based(free(random, roles).unwrap_or(pointer), near),
+        // Nowhere, most likely.
+        _ if random.once_in(4) => Address::based(free(random, roles).unwrap_or(pointer), near),
+        _ => Address::based(pointer, near),
     }
 }
 

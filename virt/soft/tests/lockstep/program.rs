@@ -267,7 +267,7 @@ impl Writer<'_> {
     /// An offset in the data pages: mostly well inside one, sometimes about to cross into another.
     fn pointed(&mut self) -> u64 {
         let page = DATA + self.random.below(8) * PAGE;
-        match self.random.below(6) {
+        match self.random.below(16) {
             0 => page + PAGE - self.random.below(256),
             1 => page + self.random.below(PAGE),
             _ => DATA + self.random.below(4) * PAGE + self.random.below(PAGE / 32) * 32,
