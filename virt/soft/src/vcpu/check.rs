@@ -169,6 +169,8 @@ impl SoftVcpu {
                 if site.kind == SiteKind::Trap {
                     // The host has raised MXCSR's flags already; the guest's fault will, too.
                     masked.xsave[24] |= native.xsave[24] & 0x3f;
+                    // And has marked MMX registers valid, where the instruction has one.
+                    masked.xsave[2..5].copy_from_slice(&native.xsave[2..5]);
                 }
                 if masked != native || !same_flags {
                     panic!("{}", self.report(&start, Some(&expected), &native, ran, "registers"));

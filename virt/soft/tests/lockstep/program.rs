@@ -1,6 +1,8 @@
 //! Random guest programs: nests of loops over random steps, functions, and an end.
 
-use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register, RflagsBits};
+use iced_x86::{
+    Code, CpuidFeature, Instruction, InstructionInfoFactory, OpKind, Register, RflagsBits,
+};
 
 use crate::code::{Goal, Label, Listing, branch};
 use crate::layout::{COUNTERS, DATA, IMAGES, PAGE, TABLES};
@@ -337,7 +339,11 @@ fn plain_registers(ins: &Instruction) -> bool {
     use iced_x86::Mnemonic as M;
     let general = (0..ins.op_count())
         .all(|index| ins.op_kind(index) != OpKind::Register || ins.op_register(index).is_gpr());
-    general && !matches!(ins.mnemonic(), M::Div | M::Idiv)
+    // x87 instructions without operands raise what is pending.
+    let x87 = ins.cpuid_features().iter().any(|feature| {
+        matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)
+    });
+    general && !x87 && !matches!(ins.mnemonic(), M::Div | M::Idiv)
 }
 
 /// Flags undefined after an instruction, given those before. AF after AND, OR, XOR, TEST is clear
