@@ -339,11 +339,11 @@ fn plain_registers(ins: &Instruction) -> bool {
     use iced_x86::Mnemonic as M;
     let general = (0..ins.op_count())
         .all(|index| ins.op_kind(index) != OpKind::Register || ins.op_register(index).is_gpr());
-    // x87 instructions without operands raise what is pending.
+    // VZEROUPPER and most x87 instructions name no operand, yet the unit may be away.
     let x87 = ins.cpuid_features().iter().any(|feature| {
         matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)
     });
-    general && !x87 && !matches!(ins.mnemonic(), M::Div | M::Idiv)
+    general && ins.op_count() > 0 && !x87 && !matches!(ins.mnemonic(), M::Div | M::Idiv)
 }
 
 /// Flags undefined after an instruction, given those before. AF after AND, OR, XOR, TEST is clear
