@@ -53,7 +53,8 @@ fn a_register_is_followed_through_constants_and_copies() {
 
 #[test]
 fn what_is_not_known_makes_another_symbol() {
-    let breaks: [fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>; 6] = [
+    type Change = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
+    let breaks: [Change; 6] = [
         |asm| asm.mov(rbx, qword_ptr(rbx + 8)),
         |asm| asm.add(ebx, 8),
         |asm| asm.add(rbx, rcx),
