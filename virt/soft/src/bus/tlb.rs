@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use engine::EngineError;
 use interp::Context;
-use memory::{GuestMemory, RamOffset};
+use memory::{GuestMemory, PageBitmap, RamOffset};
 
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
@@ -95,8 +95,8 @@ pub(crate) struct Tlb {
     next_generation: u32,
     clock: u64,
     ram: u64,
-    /// Pages of RAM that have, or had, write entries: a bit each.
-    written: Vec<u64>,
+    /// Pages of RAM that have, or had, write entries.
+    written: PageBitmap,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
 }
@@ -134,7 +134,7 @@ impl Tlb {
             next_generation: CONTEXTS as u32 + 1,
             clock: 0,
             ram: memory.host_base() as u64,
-            written: vec![0; (memory.size() >> 18) as usize + 1],
+            written: PageBitmap::new(memory.size() >> 12),
             unlinked: Vec::new(),
         };
         tlb.prepare(0);
@@ -181,7 +181,7 @@ impl Tlb {
         let host = self.ram + page.0;
         let base = linear & !0xfff;
         if kind == Kind::Write {
-            self.written[(page.0 >> 18) as usize] |= 1 << (page.0 >> 12 & 63);
+            self.written.set(page.0 >> 12);
         }
         let place = slot(linear);
         let current = self.current;
@@ -324,17 +324,13 @@ impl Tlb {
         self.contexts[index].generation = self.fresh_generation();
     }
 
-    fn flush_where(&mut self, mut drop: impl FnMut(&Context) -> bool) {
+    /// Drops everything.
+    pub(crate) fn flush_all(&mut self) {
         for index in 0..self.contexts.len() {
-            if self.contexts[index].key.as_ref().is_some_and(&mut drop) {
+            if self.contexts[index].key.is_some() {
                 self.flush_context(index);
             }
         }
-    }
-
-    /// Drops everything.
-    pub(crate) fn flush_all(&mut self) {
-        self.flush_where(|_| true);
     }
 
     /// Drops the address space that is current (the one of this CR3 and PCID).
@@ -383,11 +379,9 @@ impl Tlb {
 
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
-        let (word, bit) = ((page.0 >> 18) as usize, 1 << (page.0 >> 12 & 63));
-        if self.written[word] & bit == 0 {
+        if !self.written.clear(page.0 >> 12) {
             return;
         }
-        self.written[word] &= !bit;
         let host = self.ram + page.0;
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {

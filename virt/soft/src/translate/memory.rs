@@ -4,7 +4,7 @@ use iced_x86::Instruction;
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
-use super::flags::{KEPT, Maker, Place, Recipe, Source};
+use super::flags::{KEPT, Maker, Recipe, Source};
 use super::registers::{RAX, RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use crate::cache::layout::{TLB, TLB_ENTRIES, TLB_ENTRY_SHIFT, TLB_HOST};
@@ -239,11 +239,5 @@ impl Emitter<'_> {
         }
         let opcode = [opcode | u8::from(size != 1)];
         self.asm.rm_byte(size == 8, size == 1, &opcode, register, Mem::Gs(slot));
-    }
-
-    /// A place for the flags that survives what follows, without a site.
-    pub(super) fn protect_flags(&mut self, index: usize) {
-        self.clobber(index);
-        debug_assert!(!matches!(self.place, Place::Native { .. }));
     }
 }

@@ -108,7 +108,7 @@ impl Emitter<'_> {
     /// Loads vector and x87 state if the host does not hold it.
     pub(super) fn ready_units(&mut self, index: usize, fact: &Fact) {
         self.held = None;
-        self.protect_flags(index);
+        self.clobber(index);
         if fact.vector && !self.vectors_ready {
             self.vectors_ready = true;
             self.ready_unit(at::VECTORS_LIVE, false);

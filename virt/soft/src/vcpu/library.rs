@@ -27,8 +27,8 @@ pub(crate) const CODE_BYTES: usize = 64 << 20;
 const HOT_BYTES: usize = 40 << 20;
 /// More than any block needs.
 const BLOCK_RESERVE: usize = 64 << 10;
-/// Links one block can have.
-const LINKS_PER_BLOCK: usize = 2;
+/// Slots one block can have: where both ways of its last branch leave the page.
+const SLOTS_PER_BLOCK: usize = 2;
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
@@ -174,7 +174,7 @@ impl Library {
 
     /// Whether everything must be dropped before another block is translated.
     pub(super) fn is_full(&self) -> bool {
-        !self.code.has(BLOCK_RESERVE) || self.slots as usize + LINKS_PER_BLOCK > LINK_SLOTS
+        !self.code.has(BLOCK_RESERVE) || self.slots as usize + SLOTS_PER_BLOCK > LINK_SLOTS
     }
 
     /// How often everything was dropped: numbers from before mean nothing after.
