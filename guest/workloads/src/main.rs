@@ -24,7 +24,7 @@ usage: oneroof-workloads list               names of all workloads
        oneroof-workloads NAME [AMOUNT]      run one, print its checksum
        oneroof-workloads generate KIND AMOUNT   text, c or sql on standard output
        oneroof-workloads run PLAN           run a plan in the current directory
-as process 1: mounts what it needs, runs /work/plan in /work, powers off";
+as process 1: mounts what it needs, runs /bench/plan in /bench, powers off";
 
 /// The exit status of a workload that this CPU cannot run.
 const UNSUPPORTED: u8 = 77;

@@ -17,7 +17,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(super) struct Packed {
     /// The archive for the guests.
     pub(super) initrd: PathBuf,
-    /// The guest's /work as the host's folder, for the native way.
+    /// The guest's /bench as the host's folder, for the native way.
     pub(super) work: PathBuf,
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Tree {
 impl Tree {
     /// An empty tree in this folder.
     pub(super) fn new(root: PathBuf) -> Result<Self> {
-        for folder in ["dev", "proc", "sys", "tmp", "work"] {
+        for folder in ["dev", "proc", "sys", "tmp", "bench"] {
             fs::create_dir_all(root.join(folder))?;
         }
         Ok(Self { root, seen: BTreeSet::new() })
@@ -24,7 +24,7 @@ impl Tree {
 
     /// The guest's /work.
     pub(super) fn work(&self) -> PathBuf {
-        self.root.join("work")
+        self.root.join("bench")
     }
 
     /// Copies a host file to the same path, links followed, its time kept: Python trusts compiled

@@ -14,7 +14,7 @@ const MOUNTS: [(&str, &str); 4] =
     [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/tmp")];
 
 /// Where the plan lies and runs.
-const FOLDER: &str = "/work";
+const FOLDER: &str = "/bench";
 
 /// Runs the guest; returns only if it cannot power off.
 pub(crate) fn main() -> ExitCode {
