@@ -8,6 +8,7 @@ mod platform;
 mod strings;
 pub(crate) mod tlb;
 mod translate;
+mod windows;
 
 use std::sync::Arc;
 

@@ -76,7 +76,7 @@ impl Translation for SoftBus {
             return;
         }
         self.tlb.switch(&context);
-        self.revalidate_code();
+        self.revalidate();
     }
 
     fn flush(&mut self, what: Flush) {
@@ -86,7 +86,7 @@ impl Translation for SoftBus {
             Flush::Page(linear) | Flush::PcidPage(_, linear) => self.tlb.flush_page(linear),
             Flush::Pcid(id) => self.tlb.flush_pcid(id),
         }
-        self.revalidate_code();
+        self.revalidate();
     }
 
     fn pdptes_valid(&mut self, cr3: u64) -> bool {

@@ -14,6 +14,7 @@
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use engine::EngineError;
 use interp::Context;
@@ -22,6 +23,7 @@ use memory::{GuestMemory, PageBitmap, RamOffset};
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::state::NativeState;
+use crate::cache::windows::{Shown, Windows};
 
 /// Contexts kept per vCPU.
 const CONTEXTS: usize = 16;
@@ -85,6 +87,8 @@ struct TlbContext {
     jumps: Vec<u16>,
     /// Link slots in use, with the linear page they lead to.
     links: Vec<(u32, u64)>,
+    /// Code that holds only while several linear pages are what they were: its host address.
+    spread: Vec<(Box<[u64]>, u64)>,
 }
 
 /// All contexts of one vCPU.
@@ -99,6 +103,7 @@ pub(crate) struct Tlb {
     written: PageBitmap,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
+    windows: Windows,
 }
 
 /// The part of CR3 that names an address space.
@@ -112,7 +117,7 @@ fn pcid(context: &Context) -> Option<u16> {
 }
 
 impl Tlb {
-    pub(crate) fn new(memory: &GuestMemory) -> Result<Self, EngineError> {
+    pub(crate) fn new(memory: &Arc<GuestMemory>) -> Result<Self, EngineError> {
         let mut tlb = Self {
             areas: Areas::new(CONTEXTS + 1)?,
             contexts: (0..=CONTEXTS)
@@ -128,6 +133,7 @@ impl Tlb {
                     stale: false,
                     jumps: Vec::new(),
                     links: Vec::new(),
+                    spread: Vec::new(),
                 })
                 .collect(),
             current: 0,
@@ -136,6 +142,7 @@ impl Tlb {
             ram: memory.host_base() as u64,
             written: PageBitmap::new(memory.size() >> 12),
             unlinked: Vec::new(),
+            windows: Windows::new(memory.clone(), CONTEXTS + 1),
         };
         tlb.prepare(0);
         tlb.prepare(BLIND);
@@ -271,6 +278,7 @@ impl Tlb {
         }
         self.contexts[victim].key = Some(key);
         self.forget_jumps(victim);
+        self.windows.disable(&mut self.areas, victim);
         self.flush_context(victim);
         victim
     }
@@ -318,6 +326,7 @@ impl Tlb {
             }
         }
         self.drop_victims(index);
+        self.windows.flush(index);
         self.contexts[index].large = (u64::MAX, 0);
         self.contexts[index].local.clear();
         self.contexts[index].stale = true;
@@ -372,6 +381,7 @@ impl Tlb {
                 continue;
             }
             self.drop_entry(index, page);
+            self.windows.hide(index, page);
             self.forget_page_jumps(index, page);
             self.contexts[index].generation = self.fresh_generation();
         }
@@ -379,6 +389,7 @@ impl Tlb {
 
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
+        self.windows.protect(page.0 >> 12);
         if !self.written.clear(page.0 >> 12) {
             return;
         }
@@ -463,8 +474,36 @@ impl Tlb {
         self.forget_page_jumps(self.current, page);
     }
 
+    /// Code in use by the current context that holds only while all these linear pages lead to
+    /// these pages of RAM.
+    pub(crate) fn add_spread(&mut self, pages: &[(u64, u64)], code: u64) {
+        let context = &mut self.contexts[self.current];
+        context.code.extend(pages.iter().copied());
+        context.spread.push((pages.iter().map(|page| page.0).collect(), code));
+    }
+
+    /// Lets the current context's jumps and links to one piece of code lead to another.
+    pub(crate) fn redirect(&mut self, from: u64, to: u64) {
+        let Self { areas, contexts, .. } = self;
+        let context = &contexts[self.current];
+        let jumps = areas.jumps_mut(self.current);
+        for &place in &context.jumps {
+            let entry = &mut jumps[place as usize];
+            if entry.code == from {
+                entry.code = to;
+            }
+        }
+        let links = areas.links_mut(self.current);
+        for &(slot, _) in &context.links {
+            if links[slot as usize] == from {
+                links[slot as usize] = to;
+            }
+        }
+    }
+
     fn forget_jumps(&mut self, index: usize) {
         self.contexts[index].code.clear();
+        self.contexts[index].spread.clear();
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
@@ -478,6 +517,18 @@ impl Tlb {
             return;
         }
         self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page, |to, _| to == page);
+        let mut gone = Vec::new();
+        self.contexts[index].spread.retain(|(pages, code)| {
+            let goes = pages.contains(&page);
+            if goes {
+                gone.push(*code);
+            }
+            !goes
+        });
+        if !gone.is_empty() {
+            let goes = |code: u64| gone.contains(&code);
+            self.forget_jumps_where(index, |entry| goes(entry.code), |_, code| goes(code));
+        }
     }
 
     fn forget_jumps_where(
@@ -510,6 +561,7 @@ impl Tlb {
     /// Drops every jump and link, in every context, to code that `gone` says is no more.
     pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
         for index in 0..self.contexts.len() {
+            self.contexts[index].spread.retain(|&(_, code)| !gone(code));
             self.forget_jumps_where(index, |entry| gone(entry.code), |_, code| gone(code));
         }
     }
@@ -523,6 +575,50 @@ impl Tlb {
     }
 }
 
+/// Windows of the current context.
+impl Tlb {
+    /// Lets the current context's code use windows; false if the host has no room for them.
+    pub(crate) fn enable_windows(&mut self) -> bool {
+        self.windows.enable(&mut self.areas, self.current)
+    }
+
+
+    /// Opens the window of an address; false if it is open or cannot be.
+    pub(crate) fn open_window(&mut self, linear: u64) -> bool {
+        self.windows.open(&mut self.areas, self.current, linear)
+    }
+
+    /// The address that a host address in a window stands for.
+    pub(crate) fn seen_through(&self, host: u64) -> Option<u64> {
+        self.windows.linear(self.current, host)
+    }
+
+    /// What is shown at a linear page.
+    pub(crate) fn shown(&self, page: u64) -> Option<Shown> {
+        self.windows.at(self.current, page)
+    }
+
+    /// Shows a run of pages; false if the host has no room.
+    pub(crate) fn show(&mut self, page: u64, count: u64, first: Shown) -> bool {
+        if first.writable {
+            (0..count).for_each(|index| {
+                self.written.set(first.ram + index);
+            });
+        }
+        self.windows.show(self.current, page, count, first)
+    }
+
+    /// Hides a linear page.
+    pub(crate) fn hide(&mut self, page: u64) {
+        self.windows.hide(self.current, page);
+    }
+
+    /// After a flush: what the current context shows, to be walked again.
+    pub(crate) fn take_stale_windows(&mut self) -> Option<Vec<(u64, Shown)>> {
+        self.windows.take_stale(self.current)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use x86::GuestPhys;
@@ -530,7 +626,7 @@ mod tests {
     use super::*;
 
     fn tlb() -> Tlb {
-        Tlb::new(&GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap()).unwrap()
+        Tlb::new(&Arc::new(GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap())).unwrap()
     }
 
     fn context(cr3: u64, user: bool) -> Context {

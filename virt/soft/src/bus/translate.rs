@@ -75,9 +75,15 @@ impl SoftBus {
         Ok(Place::Ram(RamOffset(page.0 + (linear & 0xfff))))
     }
 
-    /// After a flush, walks to every page that translated code jumps to: what is where it was
-    /// stays linked. A processor may fetch translations ahead, so this is as exact as any time.
-    pub(super) fn revalidate_code(&mut self) {
+    /// After a flush, walks again to what outlives it: code pages and windows' pages.
+    pub(super) fn revalidate(&mut self) {
+        self.revalidate_code();
+        self.revalidate_windows();
+    }
+
+    /// Walks to every page that translated code jumps to: what is where it was stays linked. A
+    /// processor may fetch translations ahead, so this is as exact as any time.
+    fn revalidate_code(&mut self) {
         let Some(pages) = self.tlb.take_stale_code() else { return };
         let access = WalkAccess { write: false, fetch: true, user: self.context.user };
         // Large pages answer for all the pages in them.
@@ -127,6 +133,19 @@ impl SoftBus {
             return Err(Exception::GP0);
         }
         walk(&mut Tables(&self.memory), &registers(&context), GuestVirt(linear), access)
+    }
+
+    /// Walks in the current context, through other eyes.
+    pub(super) fn walk_in(
+        &self,
+        tables: &mut impl TableMemory,
+        linear: u64,
+        access: WalkAccess,
+    ) -> Result<Translation, Exception> {
+        if !GuestVirt(linear).is_canonical() {
+            return Err(Exception::GP0);
+        }
+        walk(tables, &registers(&self.context), GuestVirt(linear), access)
     }
 
     /// Caches what needs no further check.

@@ -6,13 +6,16 @@
 //! Invariant: areas live at fixed addresses from creation to drop; only the owning vCPU's thread
 //! touches them.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use engine::EngineError;
 
 use super::layout::{
     AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, STATE, TLB, TLB_ENTRIES, VICTIM_ENTRIES,
-    VICTIMS,
+    VICTIMS, WINDOW_ENTRIES, WINDOW_TABLE, WINDOWS,
 };
 use super::state::NativeState;
 
@@ -168,6 +171,30 @@ impl Areas {
     pub(crate) fn victim_generation(&mut self, context: usize) -> &mut u64 {
         // SAFETY: as in `tlb`, with exclusive access; the private part begins with it.
         unsafe { &mut *self.at(context, PRIVATE).cast() }
+    }
+
+    /// Puts the file's content in place of a context's windows' table: private pages that cost
+    /// nothing until one changes.
+    pub(crate) fn lay_window_table(&mut self, context: usize, file: &File) -> io::Result<()> {
+        // SAFETY: replaces whole pages inside our own mapping, with exclusive access to it; the
+        // file is WINDOW_TABLE bytes long and never changes.
+        let at = unsafe {
+            libc::mmap(
+                self.at(context, WINDOWS).cast(),
+                WINDOW_TABLE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// A context's windows' table.
+    pub(crate) fn windows_mut(&mut self, context: usize) -> &mut [u64; WINDOW_ENTRIES] {
+        // SAFETY: as in `tlb`, with exclusive access.
+        unsafe { &mut *self.at(context, WINDOWS).cast() }
     }
 
     /// A context's link slots.

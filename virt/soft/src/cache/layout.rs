@@ -7,6 +7,8 @@
 //! JUMPS      16384 entries of 16 bytes: linear address, host code
 //! LINKS      host code for each branch that leaves its page
 //! VICTIMS    4096 entries like the TLB's, tags with the generation in their low bits
+//! WINDOWS    65536 entries of 8 bytes: what to add to an address in each 4 GiB of the guest's
+//!            address space to reach its window (see `windows`)
 //! ```
 //!
 //! The TLB comes first because its entries are then named with one byte, in every check.
@@ -45,6 +47,13 @@ pub(crate) const VICTIM_ENTRIES: usize = 4096;
 /// Where they begin.
 pub(crate) const VICTIMS: usize = LINKS + LINK_SLOTS * 8;
 
+/// Entries of the windows' table: bits 47:32 of an address.
+pub(crate) const WINDOW_ENTRIES: usize = 1 << 16;
+/// Bytes of it.
+pub(crate) const WINDOW_TABLE: usize = WINDOW_ENTRIES * 8;
+/// Where the windows' table begins: on a page of its own, counted with the state page.
+pub(crate) const WINDOWS: usize =
+    (STATE + VICTIMS + VICTIM_ENTRIES * TLB_ENTRY).next_multiple_of(4096) - STATE;
+
 /// Bytes of an area.
-pub(crate) const AREA: usize =
-    (STATE + VICTIMS + VICTIM_ENTRIES * TLB_ENTRY).next_multiple_of(4096);
+pub(crate) const AREA: usize = STATE + WINDOWS + WINDOW_TABLE;

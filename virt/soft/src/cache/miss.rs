@@ -1,4 +1,4 @@
-//! The call out of translated code where a check missed.
+//! The calls out of translated code where a check missed, or a window shows nothing.
 
 use crate::vcpu::SoftVcpu;
 
@@ -8,4 +8,11 @@ pub(crate) unsafe extern "sysv64" fn miss(owner: *mut SoftVcpu, linear: u64, sit
     // its own address there; nothing else uses it meanwhile.
     let vcpu = unsafe { &mut *owner };
     vcpu.fill_missed(linear, site as u32).into()
+}
+
+/// `NativeState::window_fault`: 1 if the access can be tried again at `resume`, 0 to leave.
+pub(crate) unsafe extern "sysv64" fn window_fault(owner: *mut SoftVcpu) -> u32 {
+    // SAFETY: as in `miss`.
+    let vcpu = unsafe { &mut *owner };
+    vcpu.show_missing().into()
 }

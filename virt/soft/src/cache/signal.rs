@@ -3,6 +3,7 @@
 //! Divide errors, unmasked floating-point exceptions and misaligned vector operands reach us as
 //! signals. The handler only notes where, and continues at the shared `trap` code, which leaves
 //! the block; the interpreter then executes that instruction and raises what the guest should see.
+//! A SIGSEGV can also be a page that its window does not show yet: `fault` asks for it first.
 //! Signals from anywhere else go to whoever handled them before.
 //!
 //! Invariant: while translated code runs, RSP is the guest's, so the thread has an alternate stack
@@ -20,7 +21,19 @@ struct Range {
     start: u64,
     end: u64,
     trap: u64,
+    fault: u64,
     state: *mut NativeState,
+}
+
+/// Where translated code lies, and what its signals lead to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guards {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// Code that leaves for the interpreter.
+    pub(crate) trap: u64,
+    /// Code that asks for the memory that could not be accessed.
+    pub(crate) fault: u64,
 }
 
 thread_local! {
@@ -42,12 +55,13 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     /// Guards this thread's translated code.
-    pub(crate) fn new(start: u64, end: u64, trap: u64, state: &mut NativeState) -> Self {
+    pub(crate) fn new(guards: Guards, state: &mut NativeState) -> Self {
         if !READY.get() {
             prepare_thread();
             READY.set(true);
         }
-        Self { before: RANGE.replace(Some(Range { start, end, trap, state })) }
+        let Guards { start, end, trap, fault } = guards;
+        Self { before: RANGE.replace(Some(Range { start, end, trap, fault, state })) }
     }
 }
 
@@ -109,8 +123,10 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
         unsafe {
             (*range.state).trap_pc = pc;
             (*range.state).trap_flags = registers[libc::REG_EFL as usize] as u64;
+            (*range.state).trap_address = (*info).si_addr() as u64;
         }
-        registers[libc::REG_RIP as usize] = range.trap as i64;
+        let to = if signal == libc::SIGSEGV { range.fault } else { range.trap };
+        registers[libc::REG_RIP as usize] = to as i64;
         return;
     }
     pass_on(signal, info, context);

@@ -67,6 +67,15 @@ pub(crate) struct NativeState {
     pub(crate) trap_pc: u64,
     /// The host's RFLAGS there.
     pub(crate) trap_flags: u64,
+    /// The host address that could not be accessed.
+    pub(crate) trap_address: u64,
+    /// Called when an access faulted in its window.
+    pub(crate) window_fault: u64,
+    /// The scratch registers meanwhile.
+    pub(crate) scratch: [u64; 2],
+    /// Host code to go on at, with these flags as LAHF and SETO leave them.
+    pub(crate) resume: u64,
+    pub(crate) resume_flags: u64,
 }
 
 /// Offsets for emitted code.
@@ -89,12 +98,18 @@ pub(crate) mod at {
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
         OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
         TSC_AUX = tsc_aux; INTERRUPTS = interrupts; OTHER_FLAGS = other_flags; PENDING = pending;
-        KERNEL_GS_BASE = kernel_gs_base;
+        KERNEL_GS_BASE = kernel_gs_base; WINDOW_FAULT = window_fault; RESUME = resume;
+        RESUME_FLAGS = resume_flags;
     }
 
     /// A general register's slot.
     pub(crate) const fn reg(number: u8) -> i32 {
         BASE + offset_of!(NativeState, regs) as i32 + number as i32 * 8
+    }
+
+    /// A scratch register's place.
+    pub(crate) const fn scratch(number: usize) -> i32 {
+        BASE + offset_of!(NativeState, scratch) as i32 + number as i32 * 8
     }
 
     /// Host address of a group.

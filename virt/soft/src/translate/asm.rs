@@ -9,10 +9,12 @@ pub(crate) enum Mem {
     Gs(i32),
     /// gs:[index + disp]
     GsIndex(u8, i32),
+    /// gs:[index * 8 + disp]
+    Table(u8, i32),
     /// [base + disp]
     Base(u8, i32),
-    /// [base + index]
-    Pair(u8, u8),
+    /// [base + index + disp]
+    Sum(u8, u8, i32),
 }
 
 /// Arithmetic with a /digit of the immediate group.
@@ -40,9 +42,31 @@ pub(crate) mod cond {
 #[derive(Debug, Default)]
 pub(crate) struct Asm {
     pub(crate) bytes: Vec<u8>,
+    /// Registers that code since the last `forget` may have changed, a bit each.
+    changed: u16,
 }
 
 impl Asm {
+    /// Code that goes on in a buffer of its own.
+    pub(crate) fn with_buffer(bytes: Vec<u8>) -> Self {
+        Self { bytes, changed: 0 }
+    }
+
+    /// Whether a register may have changed since it was last forgotten.
+    pub(crate) fn has_changed(&self, register: u8) -> bool {
+        self.changed >> register & 1 != 0
+    }
+
+    /// From here on, a register's changes are noted anew.
+    pub(crate) fn forget_changes(&mut self, register: u8) {
+        self.changed &= !(1 << register);
+    }
+
+    /// A register changes.
+    pub(crate) fn note_change(&mut self, register: u8) {
+        self.changed |= 1 << register;
+    }
+
     pub(crate) fn here(&self) -> usize {
         self.bytes.len()
     }
@@ -70,6 +94,9 @@ impl Asm {
 
     fn rm_forced(&mut self, wide: bool, opcode: &[u8], reg: u8, mem: Mem, force: bool) {
         let low = (reg & 7) << 3;
+        if !matches!(opcode, [0x88 | 0x89]) {
+            self.note_change(reg);
+        }
         match mem {
             Mem::Gs(disp) => {
                 self.bytes.push(0x65);
@@ -84,16 +111,23 @@ impl Asm {
                 self.bytes.extend(opcode);
                 self.base_disp(low, index, disp);
             }
+            Mem::Table(index, disp) => {
+                self.bytes.push(0x65);
+                self.rex(wide, reg, index, 0, force);
+                self.bytes.extend(opcode);
+                self.bytes.extend([low | 4, 0xc0 | (index & 7) << 3 | 5]);
+                self.int32(disp);
+            }
             Mem::Base(base, disp) => {
                 self.rex(wide, reg, 0, base, force);
                 self.bytes.extend(opcode);
                 self.base_disp(low, base, disp);
             }
-            Mem::Pair(base, index) => {
+            Mem::Sum(base, index, disp) => {
                 self.rex(wide, reg, index, base, force);
                 self.bytes.extend(opcode);
-                assert!(index != 4 && base & 7 != 5, "scratch registers are neither");
-                self.bytes.extend([low | 4, (index & 7) << 3 | base & 7]);
+                assert!(index != 4, "RSP is never an index");
+                self.sib_disp(low, (index & 7) << 3, base, disp);
             }
         }
     }
@@ -116,8 +150,26 @@ impl Asm {
         }
     }
 
+    /// ModRM, SIB and displacement of [base + what `sib` says + disp].
+    fn sib_disp(&mut self, low: u8, sib: u8, base: u8, disp: i32) {
+        let short = i8::try_from(disp).ok();
+        let mode = match short {
+            Some(0) if base & 7 != 5 => 0,
+            Some(_) => 0x40,
+            None => 0x80,
+        };
+        self.bytes.extend([mode | low | 4, sib | base & 7]);
+        match short {
+            _ if mode == 0 => {}
+            Some(short) => self.bytes.push(short as u8),
+            None => self.int32(disp),
+        }
+    }
+
     /// An opcode with two registers.
     pub(crate) fn rr(&mut self, wide: bool, opcode: &[u8], reg: u8, rm: u8) {
+        self.note_change(reg);
+        self.note_change(rm);
         self.rex(wide, reg, 0, rm, false);
         self.bytes.extend(opcode);
         self.bytes.push(0xc0 | (reg & 7) << 3 | rm & 7);
@@ -156,6 +208,7 @@ impl Asm {
 
     /// Loads a constant in the shortest form.
     pub(crate) fn constant(&mut self, to: u8, value: u64) {
+        self.note_change(to);
         if let Ok(small) = u32::try_from(value) {
             self.rex(false, 0, 0, to, false);
             self.bytes.push(0xb8 | to & 7);
@@ -180,6 +233,7 @@ impl Asm {
         index: Option<(u8, u8)>,
         disp: i32,
     ) {
+        self.note_change(to);
         let low = (to & 7) << 3;
         let index_bits = index.map_or(4, |(register, _)| register);
         self.rex(wide, to, index_bits & 8, base.unwrap_or(0), false);
@@ -194,20 +248,7 @@ impl Asm {
                         self.bytes.extend([low | 4, sib | 5]);
                         self.int32(disp);
                     }
-                    Some(base) => {
-                        let short = i8::try_from(disp).ok();
-                        let mode = match short {
-                            Some(0) if base & 7 != 5 => 0,
-                            Some(_) => 0x40,
-                            None => 0x80,
-                        };
-                        self.bytes.extend([mode | low | 4, sib | base & 7]);
-                        match short {
-                            _ if mode == 0 => {}
-                            Some(short) => self.bytes.push(short as u8),
-                            None => self.int32(disp),
-                        }
-                    }
+                    Some(base) => self.sib_disp(low, sib, base, disp),
                 }
             }
         }
@@ -219,22 +260,26 @@ impl Asm {
     }
 
     pub(crate) fn shr(&mut self, register: u8, bits: u8) {
+        self.note_change(register);
         self.rex(true, 0, 0, register, false);
         self.bytes.extend([0xc1, 0xe8 | register & 7, bits]);
     }
 
     pub(crate) fn shl(&mut self, register: u8, bits: u8) {
+        self.note_change(register);
         self.rex(true, 0, 0, register, false);
         self.bytes.extend([0xc1, 0xe0 | register & 7, bits]);
     }
 
     pub(crate) fn sar(&mut self, register: u8, bits: u8) {
+        self.note_change(register);
         self.rex(true, 0, 0, register, false);
         self.bytes.extend([0xc1, 0xf8 | register & 7, bits]);
     }
 
     /// RORX: rotates without touching flags (BMI2).
     pub(crate) fn rorx(&mut self, to: u8, from: u8, bits: u8) {
+        self.note_change(to);
         let r = u8::from(to < 8) << 7;
         let b = u8::from(from < 8) << 5;
         self.bytes.extend([0xc4, r | 0x40 | b | 3, 0xfb, 0xf0]);
@@ -243,6 +288,7 @@ impl Asm {
 
     /// An operation with an immediate on a register.
     pub(crate) fn alu_imm(&mut self, wide: bool, what: Alu, register: u8, value: i32) {
+        self.note_change(register);
         self.rex(wide, 0, 0, register, false);
         let modrm = 0xc0 | (what as u8) << 3 | register & 7;
         match i8::try_from(value) {
@@ -263,6 +309,7 @@ impl Asm {
     /// An operation of the given width (1, 2, 4, 8 bytes) between registers: `register OP= operand`.
     /// `base_opcode` is that of the 8-bit "r/m, r" form.
     pub(crate) fn sized_rr(&mut self, size: u8, base_opcode: u8, register: u8, operand: u8) {
+        self.note_change(register);
         if size == 2 {
             self.bytes.push(0x66);
         }
@@ -273,6 +320,7 @@ impl Asm {
 
     /// The same with an immediate, by the immediate group's digit.
     pub(crate) fn sized_imm(&mut self, size: u8, digit: u8, register: u8, value: i32) {
+        self.note_change(register);
         if size == 2 {
             self.bytes.push(0x66);
         }
@@ -319,6 +367,7 @@ impl Asm {
 
     /// LEA register, [RIP + 5]: what follows the JMP rel32 that comes next.
     pub(crate) fn point_behind_jump(&mut self, register: u8) {
+        self.note_change(register);
         self.rex(true, register, 0, 0, true);
         self.bytes.extend([0x8d, (register & 7) << 3 | 5]);
         self.int32(5);

@@ -19,12 +19,17 @@ const PAGE: std::ops::Range<i32> = 0..4096;
 impl Emitter<'_> {
     /// Goes to a place known now, with the flags in the host's.
     pub(super) fn jump_to(&mut self, target: i32) {
-        if PAGE.contains(&target) {
+        if self.is_in_page(target) {
             let from = self.asm.jmp();
             self.near_link(from, target);
         } else {
             self.cross(target);
         }
+    }
+
+    /// Whether a branch's target is in the block's own page, and so as sure as the block.
+    fn is_in_page(&self, target: i32) -> bool {
+        self.source.path.is_none() && PAGE.contains(&target)
     }
 
     /// A direct jump within the page; until it is patched it leaves.
@@ -101,7 +106,7 @@ impl Emitter<'_> {
         self.spend(index + 1);
         let target = fact.ins.near_branch_target() as i64 as i32;
         let from = self.asm.jcc(condition);
-        if PAGE.contains(&target) {
+        if self.is_in_page(target) {
             self.near_link(from, target);
         } else {
             self.stubs.push(Stub::Cross { from, target });
@@ -110,23 +115,26 @@ impl Emitter<'_> {
     }
 
     /// Jcc rel in the middle of a block.
-    pub(super) fn branch_aside(&mut self, index: usize, fact: &Fact, condition: u8) {
+    pub(super) fn branch_aside(&mut self, index: usize, condition: u8, target: i32) {
         self.want_native();
-        let target = fact.ins.near_branch_target() as i64 as i32;
         let from = self.asm.jcc(condition);
         self.stubs.push(Stub::Aside { from, target, executed: index + 1 });
     }
 
     /// Writes the return address below the top of the stack.
-    fn push_return(&mut self, index: usize, fact: &Fact) {
+    pub(super) fn push_return(&mut self, index: usize, fact: &Fact) {
         let next = fact.offset + fact.ins.len() as i32;
         let data = self.push_slot(index);
         let known = self.source.page.map(|page| page.wrapping_add(next as i64 as u64) as i64);
         match known.map(i32::try_from) {
-            Some(Ok(short)) => self.asm.store_imm(data.mem(), short),
+            Some(Ok(short)) => {
+                self.touch();
+                self.asm.store_imm(data.mem(), short);
+            }
             _ => {
                 let data = self.free_s1(data);
                 self.load_rip(S1, next);
+                self.touch();
                 self.asm.store(data.mem(), S1);
             }
         }
@@ -142,7 +150,7 @@ impl Emitter<'_> {
     }
 
     /// Moves RSP at the end of a block; a recipe that counts on it follows.
-    fn move_rsp(&mut self, by: i32) {
+    pub(super) fn move_rsp(&mut self, by: i32) {
         self.asm.add_quietly(RSP, by);
         if let Place::Recipe(recipe) = &mut self.place
             && recipe.dst == RSP
@@ -152,7 +160,7 @@ impl Emitter<'_> {
     }
 
     /// S0 = target of an indirect branch.
-    fn load_target(&mut self, index: usize, fact: &Fact) {
+    pub(super) fn load_target(&mut self, index: usize, fact: &Fact) {
         if fact.access.is_some() {
             self.load_operand(index, fact, S0);
             return;
@@ -193,7 +201,7 @@ impl Emitter<'_> {
     }
 
     /// Goes to the linear address in S0 by way of the jump cache.
-    fn go_to_target(&mut self, index: usize, rsp_move: i32) {
+    pub(super) fn go_to_target(&mut self, index: usize, rsp_move: i32) {
         self.clobber_at_end();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
@@ -203,8 +211,15 @@ impl Emitter<'_> {
         self.asm.alu_imm(false, Alu::And, S1, JUMP_ENTRIES as i32 - 1);
         self.asm.shl(S1, 4);
         self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
-        let from = self.asm.jcc(cond::NOT_EQUAL);
-        self.stubs.push(Stub::Target { from, site });
+        if self.is_cold {
+            let known = self.asm.jcc(cond::EQUAL);
+            self.asm.store(Mem::Gs(at::TARGET), S0);
+            self.go_out(site, false);
+            self.asm.land(known);
+        } else {
+            let from = self.asm.jcc(cond::NOT_EQUAL);
+            self.stubs.push(Stub::Target { from, site });
+        }
         // Also where this block does not use it: the target may lie in the lower half.
         self.asm.alu_imm(true, Alu::And, S0, !0xfff);
         self.asm.store(Mem::Gs(at::RIP_BASE), S0);
@@ -305,6 +320,10 @@ impl Emitter<'_> {
                     self.place = Place::Native { recipe: None, saved: false };
                     self.spend(executed);
                     self.jump_to(target);
+                }
+                Stub::Elsewhere { from, index, rsp_move, place } => {
+                    self.land_here(from);
+                    self.elsewhere(index, rsp_move, place);
                 }
                 Stub::Cross { from, target } => {
                     self.land_here(from);

@@ -5,7 +5,8 @@ use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFac
 use super::asm::{Asm, Hole, cond};
 use super::facts::{Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
-use super::group::{self, Groups};
+use super::group::{self, Groups, Value, Values};
+use super::path::{self, Path};
 use super::registers::BUDGET;
 use super::site::{Link, NO_OP, Site, SiteKind};
 use super::stubs::Stubs;
@@ -28,6 +29,10 @@ pub(crate) struct Source<'a> {
     pub(crate) gates: Gates,
     /// How whoever jumps here made the flags, if it is always the same.
     pub(crate) entry: Option<Recipe>,
+    /// The path to translate; `bytes` are its instructions' in this order.
+    pub(crate) path: Option<&'a Path>,
+    /// The path leads back to its start.
+    pub(crate) closes: bool,
 }
 
 /// Numbers and places the block will have.
@@ -100,6 +105,8 @@ pub(super) enum Stub {
     Unlinked { from: Hole, link: usize },
     /// Leaves through a branch in the middle that is taken, after so many instructions.
     Aside { from: Hole, target: i32, executed: usize },
+    /// Leaves through an indirect branch in the middle that does not go where the path went.
+    Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Loads the vector (or x87) state, then comes back.
@@ -116,6 +123,12 @@ pub(super) struct Emitter<'a> {
     pub(super) groups: Groups,
     /// The group whose host address is in S0.
     pub(super) held: Option<usize>,
+    /// What is known of the registers here, where accesses go through windows.
+    pub(super) values: Values,
+    /// The address whose window S1 leads to, unless S1 has changed.
+    pub(super) lead: Option<Value>,
+    /// The site of the access that comes next.
+    pub(super) touching: Option<u32>,
     pub(super) source: &'a Source<'a>,
     pub(super) numbers: Numbers,
     pub(super) shared: &'a Stubs,
@@ -152,8 +165,12 @@ pub(crate) fn translate(
     spare.sites.clear();
     spare.links.clear();
     spare.traps.clear();
-    decode(source, factory, facts, announced);
-    let groups = if source.gates.grouped { group::find(facts) } else { Groups::default() };
+    match source.path {
+        Some(path) => path::decode(source, path, factory, facts, announced),
+        None => decode(source, factory, facts, announced),
+    }
+    let grouped = source.gates.grouped && !source.gates.windows;
+    let groups = if grouped { group::find(facts) } else { Groups::default() };
     for (index, member) in groups.members.iter().enumerate() {
         if member.is_some_and(|member| groups.groups[member.group].first != index) {
             facts[index].can_leave &= facts[index].can_trap || facts[index].kind == Kind::PopFlags;
@@ -163,11 +180,14 @@ pub(crate) fn translate(
     let left = facts.last().is_some_and(|last| last.kind == Kind::Interpret);
     let instructions = facts.len() as u16 - u16::from(left);
     let mut emitter = Emitter {
-        asm: Asm { bytes: spare.code },
-        other: Asm { bytes: spare.cold },
+        asm: Asm::with_buffer(spare.code),
+        other: Asm::with_buffer(spare.cold),
         is_cold: false,
         groups,
         held: None,
+        values: Values::new(),
+        lead: None,
+        touching: None,
         source,
         numbers,
         shared,
@@ -184,7 +204,10 @@ pub(crate) fn translate(
         saves_entry: false,
         copied: None,
     };
-    emitter.block();
+    match source.path {
+        Some(_) => emitter.path(),
+        None => emitter.block(),
+    }
     emitter.out_of_line();
     let Emitter { asm, other, sites, links, traps, saves_entry, stubs: mut used, .. } = emitter;
     used.clear();
@@ -212,7 +235,8 @@ fn decode(
             break;
         }
         let known = !ins.is_invalid() && announced(&ins);
-        let fact = examine(factory, &ins, offset, source.gates, known);
+        let mut fact = examine(factory, &ins, offset, source.gates, known);
+        fact.code_at = offset as u32 - source.offset;
         let ends = fact.kind.ends_block() && !passes(&fact, &mut passed);
         facts.push(fact);
         if ends {
@@ -253,13 +277,14 @@ impl Emitter<'_> {
         }
     }
 
-    fn instruction(&mut self, index: usize) {
+    pub(super) fn instruction(&mut self, index: usize) {
         let facts: &[Fact] = self.facts;
         let fact = &facts[index];
         if (fact.vector && !self.vectors_ready) || (fact.x87 && !self.x87_ready) {
             self.ready_units(index, fact);
         }
         match fact.kind {
+            _ if let Some(follows) = fact.follows => self.along(index, fact, follows),
             Kind::Nothing => {}
             Kind::Plain => self.plain(index, fact),
             Kind::Address => self.load_address(fact),
@@ -277,7 +302,8 @@ impl Emitter<'_> {
             Kind::Leave => self.leave(index),
             Kind::Jump => self.jump(index, fact),
             Kind::Branch(condition) if index + 1 < facts.len() => {
-                self.branch_aside(index, fact, condition);
+                let target = fact.ins.near_branch_target() as i64 as i32;
+                self.branch_aside(index, condition, target);
             }
             Kind::Branch(condition) => self.branch(index, fact, condition),
             Kind::Call => self.call(index, fact),
@@ -287,6 +313,10 @@ impl Emitter<'_> {
             Kind::Interpret => self.interpret(index),
         }
         self.after(fact);
+        assert!(self.touching.is_none(), "an access is where its site says");
+        if self.source.gates.windows {
+            self.values.follow(fact);
+        }
     }
 
     /// Notes what an instruction does to the flags' place.
@@ -374,27 +404,28 @@ impl Emitter<'_> {
 
     /// Before which instruction to look at the budget: where a loop may close, at the latest
     /// place where flags are about to be overwritten anyway.
-    fn poll_position(&self) -> Option<usize> {
+    pub(super) fn poll_position(&self) -> Option<usize> {
         let index = self.facts.len() - 1;
         let last = &self.facts[index];
         let wants = match last.kind {
+            Kind::Interpret => false,
+            _ if self.source.path.is_some() => true,
             Kind::JumpIndirect | Kind::CallIndirect | Kind::Return => true,
             Kind::Jump | Kind::Branch(_) | Kind::Call => {
                 let target = last.ins.near_branch_target() as i64 as i32;
                 target <= last.offset || !(0..4096).contains(&target)
             }
-            Kind::Interpret => false,
             _ => last.offset + last.ins.len() as i32 >= 4096,
         };
         if !wants {
             return None;
         }
         let maker = (0..index).rev().find(|&at| self.facts[at].makes_flags);
-        let reads = matches!(last.kind, Kind::Branch(_));
+        let reads = matches!(last.kind, Kind::Branch(_)) || self.source.path.is_some();
         Some(if reads { maker.unwrap_or(index) } else { index })
     }
 
-    fn poll(&mut self, index: usize) {
+    pub(super) fn poll(&mut self, index: usize) {
         self.clobber(index);
         let site = self.site(SiteKind::Poll, index);
         self.asm.rr(true, &[0x85], BUDGET, BUDGET);

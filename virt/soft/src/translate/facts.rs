@@ -87,6 +87,10 @@ pub(crate) struct Fact {
     pub(crate) ins: Instruction,
     /// Distance from the start of the page the block starts in.
     pub(crate) offset: i32,
+    /// Where its bytes lie in the source's.
+    pub(crate) code_at: u32,
+    /// Where a superblock goes on behind it, if it moves control.
+    pub(crate) follows: Option<i32>,
     pub(crate) kind: Kind,
     /// The explicit memory operand's access.
     pub(crate) access: Option<MemoryAccess>,
@@ -139,6 +143,10 @@ pub(crate) struct Gates {
     pub(crate) kernel: bool,
     /// Accesses may share checks.
     pub(crate) grouped: bool,
+    /// Accesses go through windows.
+    pub(crate) windows: bool,
+    /// Along a path that was taken, instead of in order.
+    pub(crate) path: bool,
 }
 
 /// Looks at an instruction. `announced`: CPUID names all it needs.
@@ -152,6 +160,8 @@ pub(crate) fn examine(
     let mut fact = Fact {
         ins: *ins,
         offset,
+        code_at: 0,
+        follows: None,
         kind: Kind::Interpret,
         access: None,
         writes: 0,

@@ -46,17 +46,90 @@ pub(crate) struct Groups {
 
 /// What is known of a register: a symbol and a distance from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Value {
-    symbol: u32,
-    offset: i64,
+pub(super) struct Value {
+    pub(super) symbol: u32,
+    pub(super) offset: i64,
 }
 
 /// Symbols that are no register's first value.
-const RIP: u32 = 100;
+pub(super) const RIP: u32 = 100;
 const NOWHERE: u32 = 101;
 const FS: u32 = 102;
 const GS: u32 = 103;
 const FRESH: u32 = 200;
+
+/// What is known of the registers at one place of a block.
+pub(super) struct Values {
+    registers: [Value; 16],
+    next: u32,
+    /// GS's base is another one than at the start: its symbol means nothing.
+    swapped: bool,
+    /// Sums of two registers that have a symbol of their own: base, index, log2 of the scale.
+    sums: Vec<(u32, u32, u8, u32)>,
+}
+
+impl Values {
+    /// At the start of a block.
+    pub(super) fn new() -> Self {
+        Self {
+            registers: std::array::from_fn(|number| Value { symbol: number as u32, offset: 0 }),
+            next: FRESH,
+            swapped: false,
+            sums: Vec::new(),
+        }
+    }
+
+    /// Behind an instruction.
+    pub(super) fn follow(&mut self, fact: &Fact) {
+        self.swapped |= fact.kind == Kind::SwapGs;
+        follow(fact, &mut self.registers, &mut self.next);
+    }
+
+    /// A register's value, moved.
+    pub(super) fn register(&self, number: u8, by: i32) -> Value {
+        let value = self.registers[number as usize];
+        Value { offset: value.offset + i64::from(by), ..value }
+    }
+
+    /// The linear address of a memory operand.
+    pub(super) fn operand(&mut self, ins: &Instruction) -> Option<Value> {
+        let value = match ins.memory_index() {
+            Register::None => address(ins, &self.registers),
+            index if index.is_gpr64() => self.sum(ins, index.number()),
+            _ => None,
+        };
+        value.filter(|value| !(self.swapped && value.symbol == GS))
+    }
+
+    /// base + index * scale + disp.
+    fn sum(&mut self, ins: &Instruction, index: usize) -> Option<Value> {
+        let segment = ins.memory_segment();
+        if segment == Register::FS || segment == Register::GS {
+            return None;
+        }
+        let base = match ins.memory_base() {
+            Register::None => Value { symbol: NOWHERE, offset: 0 },
+            base if base.is_gpr64() => self.registers[base.number()],
+            _ => return None,
+        };
+        let (index, scale) = (self.registers[index], ins.memory_index_scale().ilog2() as u8);
+        let offset = base.offset
+            + (index.offset << scale)
+            + i64::from(ins.memory_displacement64() as i32);
+        let known = self.sums.iter().find(|sum| {
+            (sum.0, sum.1, sum.2) == (base.symbol, index.symbol, scale)
+        });
+        let symbol = match known {
+            Some(sum) => sum.3,
+            None => {
+                self.next += 1;
+                self.sums.push((base.symbol, index.symbol, scale, self.next));
+                self.next
+            }
+        };
+        Some(Value { symbol, offset })
+    }
+}
 
 struct Candidate {
     symbol: u32,
@@ -116,18 +189,13 @@ pub(crate) fn find(facts: &[Fact]) -> Groups {
 }
 
 fn candidates(facts: &[Fact]) -> Vec<Candidate> {
-    let mut next = FRESH;
-    let mut registers: [Value; 16] =
-        std::array::from_fn(|number| Value { symbol: number as u32, offset: 0 });
+    let mut values = Values::new();
     let mut found = Vec::new();
     let mut passed = 0;
-    // Behind SWAPGS, GS's symbol means another base.
-    let mut swapped = false;
     for (index, fact) in facts.iter().enumerate() {
         passed += usize::from(matches!(fact.kind, Kind::Branch(_)));
-        swapped |= fact.kind == Kind::SwapGs;
-        if let Some((value, size, write)) = single_access(fact, &registers)
-            && !(swapped && value.symbol == GS)
+        if let Some((value, size, write)) = single_access(fact, &values.registers)
+            && !(values.swapped && value.symbol == GS)
         {
             found.push(Candidate {
                 symbol: value.symbol,
@@ -138,7 +206,7 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
                 passed,
             });
         }
-        follow(fact, &mut registers, &mut next);
+        values.follow(fact);
     }
     found
 }
@@ -194,7 +262,11 @@ fn follow(fact: &Fact, registers: &mut [Value; 16], next: &mut u32) {
         Kind::Plain | Kind::Address => known_write(ins, registers),
         _ => None,
     };
-    let popped = matches!(fact.kind, Kind::Pop | Kind::PopFlags).then(|| moved(registers, 8));
+    let popped = match fact.kind {
+        Kind::Pop | Kind::PopFlags => Some(moved(registers, 8)),
+        Kind::Return if ins.op_count() == 0 => Some(moved(registers, 8)),
+        _ => None,
+    };
     let left = (fact.kind == Kind::Leave)
         .then(|| Value { offset: registers[5].offset + 8, ..registers[5] });
     for (number, register) in registers.iter_mut().enumerate() {

@@ -34,14 +34,20 @@ pub(super) enum Data {
     Pair,
     /// [S0 + disp]; S1 is free.
     At(i32),
+    /// [register + S1 + disp]
+    Sum(u8, i32),
+    /// [S1 + disp]
+    Led(i32),
 }
 
 impl Data {
     /// As an operand of ours.
     pub(super) fn mem(self) -> Mem {
         match self {
-            Self::Pair => Mem::Pair(S0, S1),
+            Self::Pair => Mem::Sum(S0, S1, 0),
             Self::At(disp) => Mem::Base(S0, disp),
+            Self::Sum(base, disp) => Mem::Sum(base, S1, disp),
+            Self::Led(disp) => Mem::Base(S1, disp),
         }
     }
 }
@@ -67,6 +73,9 @@ impl Emitter<'_> {
         write: bool,
         size: u32,
     ) -> Data {
+        if self.source.gates.windows {
+            return self.window(index, address, write);
+        }
         let Some(member) = self.groups.members.get(index).copied().flatten() else {
             self.held = None;
             self.form(address, 0);
@@ -116,11 +125,13 @@ impl Emitter<'_> {
 
     /// Data at [S0 + disp], so that S1 is free.
     pub(super) fn free_s1(&mut self, data: Data) -> Data {
-        if data == Data::Pair {
-            self.join_address();
-            return Data::At(0);
+        match data {
+            Data::Pair => self.join_address(),
+            Data::Sum(base, disp) => self.asm.lea(true, S0, Some(base), Some((S1, 0)), disp),
+            Data::Led(disp) => self.asm.lea(true, S0, Some(S1), None, disp),
+            Data::At(_) => return data,
         }
-        data
+        Data::At(0)
     }
 
     /// S0 = S0 + S1: frees S1.

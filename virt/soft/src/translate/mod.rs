@@ -31,12 +31,14 @@ pub(crate) mod facts;
 pub(crate) mod flags;
 pub(crate) mod group;
 mod memory;
+pub(crate) mod path;
 mod plain;
 pub(crate) mod registers;
 pub(crate) mod site;
 mod stack;
 pub(crate) mod stubs;
 mod system;
+mod window;
 #[cfg(test)]
 mod tests;
 

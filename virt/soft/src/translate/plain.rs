@@ -22,12 +22,16 @@ impl Emitter<'_> {
             return;
         }
         let mut ins = fact.ins;
-        let stands = stands(&ins, fact.access.is_some());
+        let mut stands = stands(&ins, fact.access.is_some());
         if let Some(access) = fact.access {
             let mut data = self.data(index, Address::Operand(&fact.ins), access.write, access.size);
             let wants_flags = fact.reads_flags && !matches!(self.place, Place::Native { .. });
-            if wants_flags || stands[0].is_some() {
-                data = self.free_s1(data);
+            match (&mut stands[0], data) {
+                // S0 is free as well, and S1 leads to the window of what follows, too.
+                (Some(stand), Data::Sum(base, _)) if base != S0 && !wants_flags => stand.1 = S0,
+                (Some(stand), Data::Led(_)) if !wants_flags => stand.1 = S0,
+                (None, _) if !wants_flags => {}
+                _ => data = self.free_s1(data),
             }
             point(&mut ins, data);
             if wants_flags {
@@ -52,6 +56,7 @@ impl Emitter<'_> {
         replace(&mut ins, &stands);
         self.note_trap(index, fact);
         self.encode(&ins);
+        stands.iter().flatten().for_each(|stand| self.asm.note_change(stand.1));
         for (number, scratch) in stands.iter().flatten() {
             if fact.writes >> number & 1 != 0 {
                 self.asm.store(Mem::Gs(at::reg(*number)), *scratch);
@@ -61,7 +66,7 @@ impl Emitter<'_> {
 
     /// The recipe of a CMP or TEST with memory whose flags outlive a check behind it.
     fn worth_keeping(&self, index: usize, fact: &Fact) -> Option<Recipe> {
-        let access = fact.access.filter(|access| !access.write)?;
+        let access = fact.access.filter(|access| !access.write && !self.source.gates.windows)?;
         let recipe = Recipe::with_memory(&fact.ins)?;
         let fate = fate(self.facts, index + 1);
         let end = (fate.at + 1).min(self.facts.len());
@@ -87,7 +92,7 @@ impl Emitter<'_> {
 
     /// The instruction's own bytes.
     fn copy(&mut self, fact: &Fact) {
-        let start = (fact.offset as u32 - self.source.offset) as usize;
+        let start = fact.code_at as usize;
         self.asm.bytes.extend(&self.source.bytes[start..start + fact.ins.len()]);
     }
 
@@ -99,7 +104,9 @@ impl Emitter<'_> {
 
     /// The host may raise a signal on what comes next.
     fn note_trap(&mut self, index: usize, fact: &Fact) {
-        if fact.can_trap {
+        if self.touching.is_some() {
+            self.touch();
+        } else if fact.can_trap {
             let site = self.site(SiteKind::Trap, index);
             self.traps.push((self.asm.here() as u32, site));
         }
@@ -123,6 +130,7 @@ impl Emitter<'_> {
         self.asm.cmp_mem32(Mem::Gs(live), 0);
         let from = self.asm.jcc(cond::EQUAL);
         let back = self.asm.here();
+        self.asm.note_change(S1);
         self.stubs.push(Stub::Unit { from, back, x87 });
     }
 
@@ -144,7 +152,11 @@ impl Emitter<'_> {
         };
         self.asm.sar(S1, shift);
         self.asm.lea(true, S0, Some(S0), Some((S1, scale)), 0);
-        self.check_alone(index, access.write, access.size);
+        if self.source.gates.windows {
+            self.window_alone(index, access.write);
+        } else {
+            self.check_alone(index, access.write, access.size);
+        }
         self.join_address();
         self.offset_register(number, size);
         self.asm.alu_imm(false, Alu::And, S1, i32::from(size) * 8 - 1);
@@ -154,6 +166,7 @@ impl Emitter<'_> {
         self.asm.load(S1, Mem::Gs(at::TEMP));
         point(&mut ins, Data::At(0));
         ins.set_op1_register(sized(S1, u32::from(size)));
+        self.touch();
         self.encode(&ins);
     }
 
@@ -174,12 +187,14 @@ impl Emitter<'_> {
 
 /// Points the memory operand at its data.
 fn point(ins: &mut Instruction, data: Data) {
-    let (index, disp) = match data {
-        Data::Pair => (sized(S1, 8), 0),
-        Data::At(disp) => (Register::None, disp),
+    let (base, index, disp) = match data {
+        Data::Pair => (S0, sized(S1, 8), 0),
+        Data::At(disp) => (S0, Register::None, disp),
+        Data::Sum(base, disp) => (base, sized(S1, 8), disp),
+        Data::Led(disp) => (S1, Register::None, disp),
     };
     ins.set_segment_prefix(Register::None);
-    ins.set_memory_base(sized(S0, 8));
+    ins.set_memory_base(sized(base, 8));
     ins.set_memory_index(index);
     ins.set_memory_index_scale(1);
     ins.set_memory_displacement64(disp as i64 as u64);

@@ -7,10 +7,14 @@ use super::flags::{Place, Recipe};
 pub(crate) enum SiteKind {
     /// A check missed; a grouped one speaks for later accesses too.
     Access { write: bool, size: u32, grouped: bool },
+    /// An access faulted in its window.
+    Window { write: bool },
     /// The budget is spent, or somebody wants attention.
     Poll,
     /// The interpreter executes the instruction.
     Interpret,
+    /// The start of a block that a path is to be recorded from.
+    Hot,
     /// A branch that is not linked yet.
     Link(u32),
     /// An indirect branch to an address that the jump cache lacks. It has moved RSP already, and

@@ -25,8 +25,10 @@ impl Emitter<'_> {
                 if is_taken(number) {
                     let data = self.free_s1(data);
                     self.asm.load(S1, Mem::Gs(at::reg(number)));
+                    self.touch();
                     self.asm.store(data.mem(), S1);
                 } else {
+                    self.touch();
                     self.asm.store(data.mem(), number);
                 }
             }
@@ -36,10 +38,12 @@ impl Emitter<'_> {
                 let data = self.push_slot(index);
                 let data = self.free_s1(data);
                 self.asm.load(S1, Mem::Gs(at::TEMP));
+                self.touch();
                 self.asm.store(data.mem(), S1);
             }
             _ => {
                 let data = self.push_slot(index);
+                self.touch();
                 self.asm.store_imm(data.mem(), ins.immediate(0) as i64 as i32);
             }
         }
@@ -59,6 +63,7 @@ impl Emitter<'_> {
 
     /// A register = eight bytes of data.
     fn load_data(&mut self, to: u8, data: Data) {
+        self.touch();
         self.asm.load(to, data.mem());
         if to == S0 {
             self.held = None;

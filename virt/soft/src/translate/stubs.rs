@@ -29,6 +29,8 @@ pub(crate) struct Stubs {
     pub(crate) load_x87: u32,
     /// Where a host signal's handler goes.
     pub(crate) trap: u32,
+    /// Where it goes when memory could not be accessed.
+    pub(crate) fault: u32,
 }
 
 /// What `enter` returns where a signal came.
@@ -75,6 +77,9 @@ pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
         asm.land(hole);
     }
     miss(&mut asm, avx);
+
+    stubs.fault = align(&mut asm);
+    window_fault(&mut asm, avx);
 
     stubs.load_vectors = align(&mut asm);
     load_vectors(&mut asm, avx);
@@ -211,6 +216,48 @@ fn try_again(asm: &mut Asm) {
 /// Asks the engine to fill what a check missed. RAX and RCX are in their slots.
 fn miss(asm: &mut Asm, avx: bool) {
     asm.store(Mem::Gs(at::LINEAR), S0);
+    go_to_host(asm, avx);
+    asm.load(RSI, Mem::Gs(at::LINEAR));
+    asm.load(RDX, Mem::Gs(at::RETRY));
+    asm.load32(RDX, Mem::Base(RDX, 0));
+    asm.call_mem(Mem::Gs(at::MISS));
+    asm.rr(false, &[0x85], RAX, RAX);
+    let fails = asm.jcc(cond::EQUAL);
+    come_back(asm, avx);
+    asm.load(S0, Mem::Gs(at::LINEAR));
+    try_again(asm);
+    asm.land(fails);
+    asm.load(S1, Mem::Gs(at::RETRY));
+    asm.load32(S1, Mem::Base(S1, 0));
+    leave_from_host(asm, avx);
+}
+
+/// Asks the engine to show what an access could not reach; then the access is tried again, or
+/// the block is left.
+fn window_fault(asm: &mut Asm, avx: bool) {
+    asm.store(Mem::Gs(at::scratch(0)), S0);
+    asm.store(Mem::Gs(at::scratch(1)), S1);
+    asm.store(Mem::Gs(at::reg(RAX)), RAX);
+    asm.store(Mem::Gs(at::reg(RCX)), RCX);
+    go_to_host(asm, avx);
+    asm.call_mem(Mem::Gs(at::WINDOW_FAULT));
+    asm.rr(false, &[0x85], RAX, RAX);
+    let fails = asm.jcc(cond::EQUAL);
+    come_back(asm, avx);
+    asm.load(S0, Mem::Gs(at::scratch(0)));
+    asm.load(S1, Mem::Gs(at::scratch(1)));
+    asm.load(RAX, Mem::Gs(at::RESUME_FLAGS));
+    asm.flags_from_ax();
+    asm.load(RAX, Mem::Gs(at::reg(RAX)));
+    asm.jmp_mem(Mem::Gs(at::RESUME));
+    asm.land(fails);
+    asm.constant(S1, u64::from(TRAP_SITE));
+    leave_from_host(asm, avx);
+}
+
+/// Readies a call of ours: what it may change is saved, RSP is the host's, RDI the owner. RAX and
+/// RCX are in their slots.
+fn go_to_host(asm: &mut Asm, avx: bool) {
     for register in CALLER_SAVED {
         if register != RAX && register != RCX {
             asm.store(Mem::Gs(at::reg(register)), register);
@@ -224,12 +271,10 @@ fn miss(asm: &mut Asm, avx: bool) {
     save_vectors(asm, avx);
     asm.land(clean);
     asm.load(RDI, Mem::Gs(at::OWNER));
-    asm.load(RSI, Mem::Gs(at::LINEAR));
-    asm.load(RDX, Mem::Gs(at::RETRY));
-    asm.load32(RDX, Mem::Base(RDX, 0));
-    asm.call_mem(Mem::Gs(at::MISS));
-    asm.rr(false, &[0x85], RAX, RAX);
-    let fails = asm.jcc(cond::EQUAL);
+}
+
+/// Goes on after a call of ours.
+fn come_back(asm: &mut Asm, avx: bool) {
     asm.cmp_mem32(Mem::Gs(at::VECTORS_LIVE), 0);
     let clean = asm.jcc(cond::EQUAL);
     load_vectors(asm, avx);
@@ -239,14 +284,13 @@ fn miss(asm: &mut Asm, avx: bool) {
     }
     asm.load(BUDGET, Mem::Gs(at::BUDGET));
     asm.load(RSP, Mem::Gs(at::reg(RSP)));
-    asm.load(S0, Mem::Gs(at::LINEAR));
-    try_again(asm);
-    asm.land(fails);
+}
+
+/// Leaves after a call of ours, at the site in S1.
+fn leave_from_host(asm: &mut Asm, avx: bool) {
     for register in CALLEE_SAVED {
         asm.store(Mem::Gs(at::reg(register)), register);
     }
-    asm.load(S1, Mem::Gs(at::RETRY));
-    asm.load32(S1, Mem::Base(S1, 0));
     // The image has the vectors, but the host's may have changed in the call.
     asm.store_imm32(Mem::Gs(at::VECTORS_LIVE), 0);
     leave_with_registers_saved(asm, avx);

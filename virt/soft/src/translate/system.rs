@@ -87,6 +87,7 @@ impl Emitter<'_> {
     /// POP RSP.
     pub(super) fn pop_stack_pointer(&mut self, index: usize) {
         let data = self.data(index, Address::Stack(0), false, 8);
+        self.touch();
         self.asm.load(RSP, data.mem());
     }
 
@@ -110,6 +111,7 @@ impl Emitter<'_> {
         let data = self.push_slot(index);
         let data = self.free_s1(data);
         self.asm.load(S1, Mem::Gs(at::TEMP));
+        self.touch();
         self.asm.store(data.mem(), S1);
         self.asm.add_quietly(RSP, -8);
     }
@@ -119,6 +121,7 @@ impl Emitter<'_> {
         // Before S1 holds anything: saving flags changes it.
         self.clobber(index);
         let data = self.data(index, Address::Stack(0), false, 8);
+        self.touch();
         self.asm.load(S1, data.mem());
         self.held = None;
         let site = self.site(SiteKind::Interpret, index);

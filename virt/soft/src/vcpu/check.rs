@@ -91,7 +91,7 @@ impl SoftVcpu {
 
     /// Interprets up to `limit` instructions from here, noting stores; returns the state after
     /// each one, the first being that before.
-    fn record(&mut self, limit: usize) -> (Vec<Snapshot>, Recording) {
+    fn record(&mut self, limit: usize, path: Option<&[u64]>) -> (Vec<Snapshot>, Recording) {
         let mut states = vec![self.snapshot()];
         self.cpu.bus.recording = Some(Recording::default());
         let seeing = self.cpu.bus.tlb.go_blind();
@@ -106,8 +106,12 @@ impl SoftVcpu {
                 break;
             }
             states.push(self.snapshot());
-            if self.cpu.rip() != next {
-                // A branch taken leaves the block: what it leads to may be impossible to undo.
+            let goes_on = match path {
+                Some(path) => path.get(states.len() - 1) == Some(&self.cpu.rip()),
+                None => self.cpu.rip() == next,
+            };
+            if !goes_on {
+                // A branch leaves the block: what it leads to may be impossible to undo.
                 break;
             }
         }
@@ -133,15 +137,22 @@ impl SoftVcpu {
     }
 
     /// Runs one translated block in lockstep with the interpreter.
-    pub(super) fn run_checked(&mut self, code: u64, instructions: usize) -> Option<Exit> {
+    /// A superblock is left before it goes round again; `path` has its instructions' addresses.
+    pub(super) fn run_checked(
+        &mut self,
+        code: u64,
+        instructions: usize,
+        path: Option<&[u64]>,
+    ) -> Option<Exit> {
         let image = self.cpu.state.xsave.clone();
         let start = self.snapshot();
-        let (states, recording) = self.record(instructions);
+        let (states, recording) = self.record(instructions, path);
         let after = self.contents(&recording);
         self.undo(&recording);
         self.restore(&start, &image);
         let before = self.retired;
-        let site = self.enter_native(code, 1 << 40);
+        let budget: i64 = if path.is_some() { -1 } else { 1 << 40 };
+        let site = self.enter_native(code, budget as u64);
         let (number, site) = self.take_state(site);
         let ran = (self.retired - before) as usize;
         let native = self.snapshot();
@@ -153,7 +164,7 @@ impl SoftVcpu {
             let native_image = self.cpu.state.xsave.clone();
             self.undo(&recording);
             self.restore(&start, &image);
-            let (states, again) = self.record(ran);
+            let (states, again) = self.record(ran, path);
             let memory = self.contents(&recording);
             let enough = states.len() == ran + 1;
             let _ = again;
@@ -166,7 +177,7 @@ impl SoftVcpu {
                 let undefined = self.undefined_flags(&start, ran);
                 let same_flags = (expected.flags ^ native.flags) & !undefined == 0;
                 let mut masked = Snapshot { flags: native.flags, ..expected.clone() };
-                if site.kind == SiteKind::Trap {
+                if matches!(site.kind, SiteKind::Trap | SiteKind::Window { .. }) {
                     // The host has raised MXCSR's flags already; the guest's fault will, too.
                     masked.xsave[24] |= native.xsave[24] & 0x3f;
                     // And has marked MMX registers valid, where the instruction has one.

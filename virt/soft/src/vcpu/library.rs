@@ -6,16 +6,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::Arc;
 
 use engine::EngineError;
 use iced_x86::Instruction;
 use interp::Op;
 
+use super::gate::Gate;
 use crate::block::Mix;
 use crate::bus::SoftBus;
 use crate::bus::tlb::Tlb;
 use crate::cache::code::CodeMemory;
 use crate::cache::layout::LINK_SLOTS;
+use crate::cache::signal::Guards;
 use crate::translate::facts::Gates;
 use crate::translate::flags::Recipe;
 use crate::translate::stubs::{Stubs, shared};
@@ -63,24 +66,44 @@ pub(super) struct NativeBlock {
     instructions: u16,
     /// Worth another block for those who know how the flags were made.
     pub(super) saves_entry: bool,
+    /// A path's linear pages with their pages of RAM; empty for other blocks.
+    pub(super) pages: Box<[(u64, u64)]>,
+    /// A path's instructions, by linear address, where lockstep asks for them.
+    pub(super) steps: Option<Arc<[u64]>>,
     traps: Box<[(u32, u32)]>,
     /// Links patched to lead here.
-    incoming: Vec<u32>,
+    pub(super) incoming: Vec<u32>,
+    /// Code that others enter through, if a superblock may stand for the block.
+    pub(super) gate: Option<Gate>,
+}
+
+impl NativeBlock {
+    /// Where others enter.
+    pub(super) fn entrance(&self) -> u32 {
+        self.gate.map_or(self.place, |gate| gate.place)
+    }
+
+    /// The pages of RAM it was made from.
+    fn ram_pages(&self) -> impl Iterator<Item = u64> + '_ {
+        let first = self.key.ram >> 12;
+        let others = self.pages.iter().map(|page| page.1).filter(move |&page| page != first);
+        std::iter::once(first).chain(self.second).chain(others)
+    }
 }
 
 /// All of a vCPU's translated code.
 pub(super) struct Library {
-    code: CodeMemory,
-    stubs: Stubs,
+    pub(super) code: CodeMemory,
+    pub(super) stubs: Stubs,
     stubs_end: u32,
-    blocks: Vec<Option<NativeBlock>>,
+    pub(super) blocks: Vec<Option<NativeBlock>>,
     by_key: Map<Key, u32>,
-    by_page: Map<u64, Vec<u32>>,
+    pub(super) by_page: Map<u64, Vec<u32>>,
     by_place: BTreeMap<u32, u32>,
-    sites: Vec<Site>,
+    pub(super) sites: Vec<Site>,
     ops: Vec<Op<SoftBus>>,
     links: Vec<Link>,
-    slots: u32,
+    pub(super) slots: u32,
     clears: u32,
     tools: Tools,
 }
@@ -114,9 +137,13 @@ impl Library {
     }
 
     /// Addresses that blocks can have, and of the code a signal handler continues at.
-    pub(super) fn guarded(&self) -> (u64, u64, u64) {
-        let start = self.code.address(self.stubs_end);
-        (start, self.code.address(CODE_BYTES as u32), self.code.address(self.stubs.trap))
+    pub(super) fn guards(&self) -> Guards {
+        Guards {
+            start: self.code.address(self.stubs_end),
+            end: self.code.address(CODE_BYTES as u32),
+            trap: self.code.address(self.stubs.trap),
+            fault: self.code.address(self.stubs.fault),
+        }
     }
 
     /// The block of a key.
@@ -130,13 +157,12 @@ impl Library {
 
     /// Host address of a block's code.
     pub(super) fn address(&self, block: u32) -> u64 {
-        self.code.address(self.block(block).place)
+        self.code.address(self.block(block).entrance())
     }
 
-    /// Guest instructions that the block at a host address executes itself.
-    pub(super) fn instructions_at(&self, address: u64) -> u16 {
-        let place = self.code.place(address).expect("an address of ours");
-        self.block(self.by_place[&place]).instructions
+    /// Guest instructions that a block executes itself.
+    pub(super) fn instructions(&self, block: u32) -> u16 {
+        self.block(block).instructions
     }
 
     pub(super) fn site(&self, site: u32) -> &Site {
@@ -187,6 +213,7 @@ impl Library {
         &mut self,
         key: Key,
         second: Option<u64>,
+        pages: &[(u64, u64)],
         source: &Source<'_>,
         tlb: &mut Tlb,
         announced: &mut dyn FnMut(&Instruction) -> bool,
@@ -217,18 +244,21 @@ impl Library {
         self.links.extend_from_slice(&draft.links);
         self.by_key.insert(key, number);
         self.by_place.insert(place, number);
-        for page in std::iter::once(key.ram >> 12).chain(second) {
-            self.by_page.entry(page).or_default().push(number);
-        }
         let block = NativeBlock {
             key,
             place,
             second,
             instructions: draft.instructions,
-            saves_entry: draft.saves_entry,
+            saves_entry: draft.saves_entry && pages.is_empty(),
+            pages: pages.into(),
             traps: draft.traps.as_slice().into(),
             incoming: Vec::new(),
+            steps: None,
+            gate: None,
         };
+        for page in block.ram_pages() {
+            self.by_page.entry(page).or_default().push(number);
+        }
         self.blocks.push(Some(block));
         self.tools.take_back(draft);
         number
@@ -243,7 +273,7 @@ impl Library {
     pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
         let Link { patch, slot, .. } = self.links[link as usize];
         let Key { ram, .. } = self.block(to).key;
-        let target = self.block(to).place;
+        let target = self.block(to).entrance();
         if let Some(patch) = patch {
             self.patch(patch, target);
             let block = self.blocks[to as usize].as_mut().expect("just used");
@@ -254,7 +284,7 @@ impl Library {
         }
     }
 
-    fn patch(&mut self, at: u32, target: u32) {
+    pub(super) fn patch(&mut self, at: u32, target: u32) {
         let distance = target.wrapping_sub(at + 4);
         self.code.write(at, &distance.to_le_bytes());
     }
@@ -262,23 +292,25 @@ impl Library {
     /// Drops every block made from a page of RAM.
     pub(super) fn drop_page(&mut self, page: u64, tlb: &mut Tlb) {
         let Some(list) = self.by_page.remove(&page) else { return };
-        let gone: Vec<u64> = list.into_iter().filter_map(|block| self.take_out(block)).collect();
+        let mut gone = Vec::new();
+        list.into_iter().for_each(|block| self.take_out(block, &mut gone));
         tlb.forget_code(|code| gone.contains(&code));
     }
 
     fn drop_block(&mut self, number: u32, tlb: &mut Tlb) {
-        let gone = self.take_out(number);
-        tlb.forget_code(|code| Some(code) == gone);
+        let mut gone = Vec::new();
+        self.take_out(number, &mut gone);
+        tlb.forget_code(|code| gone.contains(&code));
     }
 
-    /// Takes a block out and its branches back; returns the address that jumps must forget.
-    fn take_out(&mut self, number: u32) -> Option<u64> {
-        let block = self.blocks[number as usize].take()?;
+    /// Takes a block out and its branches back; notes the addresses that jumps must forget.
+    fn take_out(&mut self, number: u32, gone: &mut Vec<u64>) {
+        let Some(block) = self.blocks[number as usize].take() else { return };
         if self.by_key.get(&block.key) == Some(&number) {
             self.by_key.remove(&block.key);
         }
         self.by_place.remove(&block.place);
-        for page in std::iter::once(block.key.ram >> 12).chain(block.second) {
+        for page in block.ram_pages() {
             if let Some(list) = self.by_page.get_mut(&page) {
                 list.retain(|&other| other != number);
             }
@@ -287,7 +319,20 @@ impl Library {
             let Link { patch, stub, .. } = self.links[link as usize];
             self.patch(patch.expect("only patched links are noted"), stub);
         }
-        Some(self.code.address(block.place))
+        gone.push(self.code.address(block.place));
+        gone.extend(block.gate.iter().flat_map(|gate| {
+            [gate.place, gate.leave].map(|place| self.code.address(place))
+        }));
+    }
+
+    /// The patched jumps that lead to a block now lead to its entrance.
+    pub(super) fn repatch(&mut self, number: u32) {
+        let block = self.block(number);
+        let (to, incoming) = (block.entrance(), block.incoming.clone());
+        for link in incoming {
+            let patch = self.links[link as usize].patch.expect("only patched links are noted");
+            self.patch(patch, to);
+        }
     }
 
     /// Drops everything.

@@ -3,9 +3,11 @@
 pub(crate) mod check;
 mod code;
 mod events;
+mod gate;
 mod library;
 mod native;
 mod run;
+mod superblock;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +39,8 @@ pub(crate) struct SoftVcpu {
     ungrouped: bool,
     /// A branch that translated code was just left through.
     pending_link: Option<native::PendingLink>,
+    /// How often each block was found running.
+    heat: superblock::Heat,
     /// Budget given to translated code last.
     native_budget: i64,
     shared: Arc<Shared>,
@@ -66,6 +70,7 @@ impl SoftVcpu {
             checking: shared.execution == Execution::Check,
             ungrouped: false,
             pending_link: None,
+            heat: superblock::Heat::default(),
             native_budget: 0,
             shared,
             own,

@@ -18,7 +18,7 @@ use super::library::{Key, Library};
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
-use crate::cache::miss::miss;
+use crate::cache::miss::{miss, window_fault};
 use crate::cache::signal::Guarded;
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
@@ -60,6 +60,9 @@ impl SoftVcpu {
     #[inline]
     pub(super) fn run_native(&mut self, left: u64) -> Option<Option<Exit>> {
         let linear = self.cpu.rip();
+        if self.checking {
+            return self.check_block(linear);
+        }
         let link = self.pending_link.take();
         let mut code = match self.cpu.bus.tlb.jump(linear) {
             _ if self.ungrouped => self.find_ungrouped(linear)?,
@@ -74,9 +77,6 @@ impl SoftVcpu {
                 Some(code) => code,
                 None => self.find_native(linear)?,
             };
-        }
-        if self.checking {
-            return Some(self.check_block(code));
         }
         let budget = SLICE.min(left - SLACK);
         let site = self.enter_native(code, budget);
@@ -93,10 +93,23 @@ impl SoftVcpu {
     }
 
     #[cold]
-    fn check_block(&mut self, code: u64) -> Option<Exit> {
+    fn check_block(&mut self, linear: u64) -> Option<Option<Exit>> {
+        if self.is_cold() {
+            return None;
+        }
+        let block = if std::mem::take(&mut self.ungrouped) {
+            self.native_block_of(linear, false, None)?
+        } else {
+            match self.superblock_to_check(linear) {
+                Ok(Some(superblock)) => superblock,
+                Ok(None) => self.native_block(linear)?,
+                Err(exit) => return Some(exit),
+            }
+        };
         let native = self.native.as_ref().expect("asked before");
-        let instructions = usize::from(native.instructions_at(code));
-        self.run_checked(code, instructions)
+        let instructions = usize::from(native.instructions(block));
+        let (code, steps) = (native.body(block), native.block(block).steps.clone());
+        Some(self.run_checked(code, instructions, steps.as_deref()))
     }
 
     /// Code for a linear address that the jump cache lacks; translates what is hot.
@@ -118,7 +131,8 @@ impl SoftVcpu {
     fn find_ungrouped(&mut self, linear: u64) -> Option<u64> {
         self.ungrouped = false;
         let block = self.native_block_of(linear, false, None)?;
-        Some(self.native.as_ref().expect("asked before").address(block))
+        // Not through a gate, which leads to code with groups.
+        Some(self.native.as_ref().expect("asked before").body(block))
     }
 
     fn native_block(&mut self, linear: u64) -> Option<u32> {
@@ -183,6 +197,8 @@ impl SoftVcpu {
             second_page: second.map(|page| self.cpu.bus.tlb.host_address(page)),
             gates,
             entry: key.entry,
+            path: None,
+            closes: false,
         };
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut().expect("asked before");
@@ -193,11 +209,11 @@ impl SoftVcpu {
         let announced = &mut self.announced;
         let mut known = |ins: &iced_x86::Instruction| announced.has(ins, cpuid);
         let second = second.map(|page| page.0 >> 12);
-        Some(native.add(key, second, &source, &mut bus.tlb, &mut known))
+        Some(native.add(key, second, &[], &source, &mut bus.tlb, &mut known))
     }
 
     /// What the units may do now.
-    fn gates(&self) -> Gates {
+    pub(super) fn gates(&self) -> Gates {
         let state = &self.cpu.state;
         let usable = state.cr0 & (Cr0::TS | Cr0::EM).bits() == 0;
         let native_errors = state.cr0 & Cr0::NE.bits() != 0;
@@ -213,6 +229,8 @@ impl SoftVcpu {
             time,
             kernel: self.cpu.cpl == 0,
             grouped: true,
+            windows: false,
+            path: false,
         }
     }
 
@@ -250,6 +268,7 @@ impl SoftVcpu {
         state.xsave = xsave;
         state.owner = owner as u64;
         state.miss = miss as *const () as u64;
+        state.window_fault = window_fault as *const () as u64;
         state.entry = code;
         self.native_budget = budget as i64;
         enter(enter_at, gs_base)
@@ -257,8 +276,8 @@ impl SoftVcpu {
 
     /// Lets signals raised by translated code leave it, while the result lives.
     pub(super) fn guard(&mut self) -> Option<Guarded> {
-        let (start, end, trap) = self.native.as_ref()?.guarded();
-        Some(Guarded::new(start, end, trap, self.cpu.bus.tlb.state()))
+        let guards = self.native.as_ref()?.guards();
+        Some(Guarded::new(guards, self.cpu.bus.tlb.state()))
     }
 
     /// A check missed: fills the TLB, if that is all the access needs.
@@ -336,7 +355,13 @@ impl SoftVcpu {
         match site.kind {
             SiteKind::Poll => {
                 self.until_timer_check = 0;
+                self.found_running(site.block, rip);
                 None
+            }
+            SiteKind::Hot => self.record_superblock(site.block, rip),
+            SiteKind::Window { .. } => {
+                self.open_window_at(rip);
+                self.interpret_at(number, site)
             }
             SiteKind::Link(link) => {
                 let native = self.native.as_ref().expect("it just ran");

@@ -80,7 +80,7 @@ fn memory_by_every_register() {
             &format!("mov gs:[0xffffffffffffff00],{name}"),
         );
         if base & 7 != 5 {
-            check(|asm| asm.load(base, Mem::Pair(base, 11)), &format!("mov {name},[{name}+r11]"));
+            check(|asm| asm.load(base, Mem::Sum(base, 11, 0)), &format!("mov {name},[{name}+r11]"));
         }
     }
 }

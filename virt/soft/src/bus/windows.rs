@@ -1,0 +1,111 @@
+//! Which pages windows show: those that the guest's page tables let pass without a change.
+
+use ::memory::GuestPhys;
+use x86::addr::PAGE_SIZE;
+use x86::paging::{TableMemory, WalkAccess};
+
+use super::SoftBus;
+use super::tlb::Kind;
+use super::translate::Place;
+use crate::cache::windows::Shown;
+
+/// Pages looked at together when one is missing: they tend to be touched together, too.
+const CLUSTER: u64 = 16;
+
+/// Page tables that are only looked at: what a walk would set is noted instead.
+struct Unchanged<T> {
+    tables: T,
+    /// An accessed or dirty bit was missing.
+    wanted: bool,
+}
+
+impl<T: TableMemory> TableMemory for Unchanged<T> {
+    fn entry(&mut self, at: GuestPhys, bytes: u8) -> Option<u64> {
+        self.tables.entry(at, bytes)
+    }
+
+    fn replace(&mut self, _: GuestPhys, _: u8, _: u64, _: u64) -> bool {
+        self.wanted = true;
+        true
+    }
+}
+
+impl SoftBus {
+    /// What may be shown at a linear page: nothing unless it was accessed before, writable only if
+    /// it is dirty and holds no code.
+    fn showable(&self, page: u64) -> Option<Shown> {
+        let mut tables = Unchanged { tables: self.tables(), wanted: false };
+        let access = WalkAccess { write: false, fetch: false, user: self.context.user };
+        let found = self.walk_in(&mut tables, page, access).ok()?;
+        if tables.wanted {
+            return None;
+        }
+        let (offset, _) = self.memory.locate(found.page)?;
+        let ram = offset.0 >> 12;
+        Some(Shown { ram, writable: found.writable && !self.memory.code().is_set(ram) })
+    }
+
+    /// Shows the page of an access that faulted in its window. False: that is not all it needs.
+    pub(crate) fn show(&mut self, kind: Kind, linear: u64) -> bool {
+        let Ok(Place::Ram(_)) = self.translate(kind, linear) else { return false };
+        let page = linear & !0xfff;
+        let Some(wanted) = self.showable(page) else { return false };
+        if kind == Kind::Write && !wanted.writable || self.tlb.shown(page) == Some(wanted) {
+            return false;
+        }
+        self.show_cluster(page, wanted)
+    }
+
+    /// Shows a page and those around it, in as few mappings as they lie in RAM.
+    fn show_cluster(&mut self, page: u64, wanted: Shown) -> bool {
+        let start = page & !(CLUSTER * PAGE_SIZE - 1);
+        let mut run: Option<(u64, u64, Shown)> = None;
+        for index in 0..CLUSTER {
+            let at = start + index * PAGE_SIZE;
+            let shown = match at == page {
+                true => Some(wanted),
+                false if self.tlb.shown(at).is_some() => None,
+                false => self.showable(at),
+            };
+            let goes_on = |first: &(u64, u64, Shown), next: Shown| {
+                first.2.writable == next.writable && first.2.ram + first.1 == next.ram
+            };
+            run = match (run, shown) {
+                (Some(first), Some(next)) if goes_on(&first, next) => {
+                    Some((first.0, first.1 + 1, first.2))
+                }
+                (before, next) => {
+                    if before.is_some_and(|run| !self.show_run(run)) {
+                        return false;
+                    }
+                    next.map(|shown| (at, 1, shown))
+                }
+            };
+        }
+        run.is_none_or(|run| self.show_run(run))
+    }
+
+    fn show_run(&mut self, (page, count, first): (u64, u64, Shown)) -> bool {
+        if first.writable {
+            (0..count).for_each(|index| {
+                self.memory.dirty().set(first.ram + index);
+            });
+        }
+        self.tlb.show(page, count, first)
+    }
+
+    /// Walks again to every page that is shown in the current context; what is not as it was is
+    /// hidden.
+    pub(super) fn revalidate_windows(&mut self) {
+        let Some(pages) = self.tlb.take_stale_windows() else { return };
+        for (page, shown) in pages {
+            let now = self.showable(page);
+            let still = now.is_some_and(|now| {
+                now.ram == shown.ram && (now.writable || !shown.writable)
+            });
+            if !still {
+                self.tlb.hide(page);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Tier 2: a path that execution took, as one straight block.
+//!
+//! Where the path follows a branch the code goes straight on, and a comparison leaves it where
+//! execution would go elsewhere. A path that comes back to its start closes as a loop.
+//!
+//! Invariant: a path is bound to linear addresses. It runs only while each of its pages is the
+//! page of RAM it was recorded from.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
+
+use super::asm::{Alu, Mem, cond};
+use super::emit::{Emitter, Source, Stub};
+use super::facts::{Fact, Kind, examine};
+use super::flags::Place;
+use super::registers::{RSP, S0, S1};
+use crate::cache::state::at;
+
+/// One instruction of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) linear: u64,
+    pub(crate) length: u8,
+}
+
+/// Instructions in the order they were executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) steps: Vec<Step>,
+    /// Where execution went behind the last one.
+    pub(crate) next: u64,
+}
+
+impl Path {
+    /// Whether it leads back to its start.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.steps.first().is_some_and(|first| first.linear == self.next)
+    }
+}
+
+/// Takes a path's instructions apart, up to one that the translator leaves to the interpreter.
+pub(super) fn decode(
+    source: &Source<'_>,
+    path: &Path,
+    factory: &mut InstructionInfoFactory,
+    facts: &mut Vec<Fact>,
+    announced: &mut dyn FnMut(&Instruction) -> bool,
+) {
+    let page = source.page.expect("paths are bound to addresses");
+    let mut code_at = 0;
+    let mut ins = Instruction::default();
+    for (index, step) in path.steps.iter().enumerate() {
+        let length = usize::from(step.length);
+        let bytes = &source.bytes[code_at..code_at + length];
+        let offset = step.linear.wrapping_sub(page) as i64;
+        let options = DecoderOptions::FORCE_RESERVED_NOP;
+        Decoder::with_ip(64, bytes, offset as u64, options).decode_out(&mut ins);
+        let known = !ins.is_invalid() && ins.len() == length && announced(&ins);
+        let mut fact = examine(factory, &ins, offset as i32, source.gates, known);
+        fact.code_at = code_at as u32;
+        code_at += length;
+        let next = path.steps.get(index + 1).map_or(path.next, |next| next.linear);
+        let inside = index + 1 < path.steps.len() || path.is_closed();
+        if inside && fact.kind.ends_block() && fact.kind != Kind::Interpret {
+            go_on(&mut fact, next.wrapping_sub(page) as i64 as i32);
+        }
+        let last = fact.kind == Kind::Interpret;
+        facts.push(fact);
+        if last {
+            break;
+        }
+    }
+}
+
+/// What a branch is where the path goes on behind it.
+fn go_on(fact: &mut Fact, follows: i32) {
+    fact.follows = Some(follows);
+    fact.reads_flags = matches!(fact.kind, Kind::Branch(_));
+    fact.stack_move = match fact.kind {
+        Kind::Call | Kind::CallIndirect => Some(-8),
+        Kind::Return if fact.ins.op_count() == 0 => Some(8),
+        Kind::Return => Some(8 + fact.ins.immediate(0) as i32),
+        _ => None,
+    };
+}
+
+impl Emitter<'_> {
+    /// A path's code.
+    pub(super) fn path(&mut self) {
+        let facts: &[Fact] = self.facts;
+        let count = facts.len();
+        let closed = facts[count - 1].follows == Some(facts[0].offset)
+            || !facts[count - 1].kind.ends_block() && self.source.closes;
+        if closed {
+            self.ready_all_units();
+        }
+        let start = self.asm.here();
+        let poll_at = self.poll_position();
+        for index in 0..count {
+            if poll_at == Some(index) {
+                self.poll(index);
+            }
+            self.instruction(index);
+        }
+        let last = &facts[count - 1];
+        if closed {
+            self.want_native();
+            self.spend(count);
+            let from = self.asm.jmp();
+            self.asm.land_far(from, start as i64);
+        } else if !last.kind.ends_block() {
+            let next = last.offset + last.ins.len() as i32;
+            self.want_native();
+            self.spend(count);
+            self.jump_to(next);
+        }
+    }
+
+    /// Loads in front of a loop what it would otherwise ask for in each round.
+    fn ready_all_units(&mut self) {
+        let vector = self.facts.iter().any(|fact| fact.vector);
+        let x87 = self.facts.iter().any(|fact| fact.x87);
+        if vector || x87 {
+            let needs = Fact { vector, x87, ..self.facts[0].clone() };
+            self.ready_units(0, &needs);
+            self.want_native();
+        }
+        // What the loop's end leads back to knows no more than that.
+        self.place = Place::Native { recipe: None, saved: false };
+        self.held = None;
+        self.lead = None;
+    }
+
+    /// An instruction that moves control, where the path goes on behind it.
+    pub(super) fn along(&mut self, index: usize, fact: &Fact, follows: i32) {
+        match fact.kind {
+            Kind::Branch(condition) => {
+                let target = fact.ins.near_branch_target() as i64 as i32;
+                let next = fact.offset + fact.ins.len() as i32;
+                let (leaves, elsewhere) =
+                    if follows == target { (condition ^ 1, next) } else { (condition, target) };
+                self.branch_aside(index, leaves, elsewhere);
+            }
+            Kind::Call => {
+                self.push_return(index, fact);
+                self.asm.add_quietly(RSP, -8);
+            }
+            Kind::CallIndirect => {
+                self.load_target(index, fact);
+                self.asm.store(Mem::Gs(at::TEMP), S0);
+                self.push_return(index, fact);
+                self.asm.load(S0, Mem::Gs(at::TEMP));
+                self.expect(index, follows, -8);
+            }
+            Kind::JumpIndirect => {
+                self.load_target(index, fact);
+                self.expect(index, follows, 0);
+            }
+            Kind::Return => {
+                self.load_top(index);
+                self.expect(index, follows, fact.stack_move.expect("set with `follows`"));
+            }
+            Kind::Jump => {}
+            other => unreachable!("{other:?} moves no control"),
+        }
+    }
+
+    /// Leaves unless the target in S0 is where the path goes on; then moves RSP.
+    fn expect(&mut self, index: usize, follows: i32, rsp_move: i32) {
+        self.clobber(index);
+        let page = self.source.page.expect("paths are bound to addresses");
+        let expected = page.wrapping_add(follows as i64 as u64);
+        match i32::try_from(expected as i64) {
+            Ok(short) => self.asm.alu_imm(true, Alu::Cmp, S0, short),
+            Err(_) => {
+                self.asm.constant(S1, expected);
+                self.asm.rr(true, &[0x39], S1, S0);
+            }
+        }
+        let from = self.asm.jcc(cond::NOT_EQUAL);
+        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place: self.place });
+        if rsp_move != 0 {
+            self.asm.add_quietly(RSP, rsp_move);
+        }
+    }
+
+    /// Out of line: an indirect branch of the path that goes elsewhere, to the target in S0.
+    pub(super) fn elsewhere(&mut self, index: usize, rsp_move: i32, place: Place) {
+        self.place = place;
+        if rsp_move != 0 {
+            self.move_rsp(rsp_move);
+        }
+        self.spend(index + 1);
+        self.go_to_target(index, rsp_move);
+    }
+}

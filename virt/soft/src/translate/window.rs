@@ -1,0 +1,165 @@
+//! Accesses through windows (see `cache::windows`): no check, no flags, the host's MMU decides.
+//!
+//! What leads to the window of an address serves all addresses near it, so S1 keeps it from one
+//! access to the next while both are at known distances from the same symbol.
+//!
+//! Invariant: whatever the registers hold, S1 is the table's entry for an address within REACH of
+//! the one that S1 is added to.
+
+use iced_x86::{Instruction, Register};
+
+use super::asm::Mem;
+use super::emit::Emitter;
+use super::group::Value;
+use super::memory::{Address, Data};
+use super::registers::{RSP, S0, S1, is_taken};
+use super::site::SiteKind;
+use crate::cache::layout::WINDOWS;
+use crate::cache::state::at;
+use crate::cache::windows::REACH;
+
+/// RBP.
+const RBP: u8 = 5;
+
+impl Emitter<'_> {
+    /// Tells where an access's data is in its window. Changes S1, and S0 where the address is no
+    /// register and a displacement.
+    pub(super) fn window(&mut self, index: usize, address: Address<'_>, write: bool) -> Data {
+        let site = self.site(SiteKind::Window { write }, index);
+        let data = match address {
+            Address::Stack(disp) => self.near_register(RSP, disp),
+            Address::Frame => self.near_register(RBP, 0),
+            Address::Operand(ins) => self.window_of_operand(ins),
+        };
+        self.touching = Some(site);
+        data
+    }
+
+    /// S1 = what leads from the address in S0, of which nothing is known, to its window.
+    pub(super) fn window_alone(&mut self, index: usize, write: bool) {
+        let site = self.site(SiteKind::Window { write }, index);
+        self.lead(S0, None, 0);
+        self.touching = Some(site);
+    }
+
+    /// The next host instruction is the access.
+    pub(super) fn touch(&mut self) {
+        if let Some(site) = self.touching.take() {
+            assert!(!self.is_cold, "accesses are in line");
+            self.traps.push((self.asm.here() as u32, site));
+        }
+    }
+
+    fn window_of_operand(&mut self, ins: &Instruction) -> Data {
+        if let Some(linear) = self.known_address(ins) {
+            return self.known_place(linear);
+        }
+        let disp = ins.memory_displacement64() as i32;
+        let plain = !matches!(ins.memory_segment(), Register::FS | Register::GS);
+        let base = ins.memory_base();
+        if plain && ins.memory_index() == Register::None && base.is_gpr64() {
+            let number = base.number() as u8;
+            if !is_taken(number) && disp.abs() <= REACH {
+                return self.near_register(number, disp);
+            }
+        }
+        let value = self.values.operand(ins);
+        let bare = base == Register::None && ins.memory_index() == Register::None;
+        let segment = match ins.memory_segment() {
+            Register::FS => Some(0),
+            Register::GS => Some(1),
+            _ => None,
+        };
+        match segment {
+            Some(segment) if bare && disp.abs() <= REACH && ins.memory_displ_size() != 4 => {
+                // S1 keeps what leads from the segment's base to its window.
+                self.asm.load(S0, Mem::Gs(at::segment_base(segment)));
+                self.lead(S0, value, disp);
+                Data::Sum(S0, disp)
+            }
+            None if disp.abs() <= REACH && is_wide(ins) => {
+                let mut moved = *ins;
+                moved.set_memory_displacement64(0);
+                // Loading a taken index changes S1.
+                self.linear_address(&moved, 0);
+                self.lead(S0, value, disp);
+                Data::Sum(S0, disp)
+            }
+            _ => {
+                self.linear_address(ins, 0);
+                self.lead(S0, value, 0);
+                Data::Sum(S0, 0)
+            }
+        }
+    }
+
+    fn near_register(&mut self, register: u8, disp: i32) -> Data {
+        let value = self.values.register(register, disp);
+        self.lead(register, Some(value), disp);
+        Data::Sum(register, disp)
+    }
+
+    /// S1 = what leads from a register's address to its window; `value` is that of the address
+    /// moved by `disp`.
+    fn lead(&mut self, register: u8, value: Option<Value>, disp: i32) {
+        let start = value.map(|value| Value { offset: value.offset - i64::from(disp), ..value });
+        if self.leads(start) {
+            return;
+        }
+        self.asm.rorx(S1, register, 32);
+        self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
+        self.asm.load(S1, Mem::Table(S1, WINDOWS as i32));
+        self.hold(start);
+    }
+
+    /// Whether S1 leads from an address to its window.
+    fn leads(&self, value: Option<Value>) -> bool {
+        let (Some(lead), Some(value)) = (self.lead, value) else { return false };
+        lead.symbol == value.symbol
+            && lead.offset.abs_diff(value.offset) <= u64::from(REACH.unsigned_abs())
+            && !self.asm.has_changed(S1)
+    }
+
+    fn hold(&mut self, value: Option<Value>) {
+        self.lead = value;
+        self.asm.forget_changes(S1);
+    }
+
+    /// The linear address of an operand that is the same each time.
+    fn known_address(&self, ins: &Instruction) -> Option<u64> {
+        let page = self.source.page?;
+        if matches!(ins.memory_segment(), Register::FS | Register::GS) {
+            return None;
+        }
+        if ins.is_ip_rel_memory_operand() && ins.memory_base() == Register::RIP {
+            return Some(page.wrapping_add(ins.memory_displacement64()));
+        }
+        let bare = ins.memory_base() == Register::None && ins.memory_index() == Register::None;
+        (bare && ins.memory_displ_size() != 4)
+            .then(|| ins.memory_displacement64() as i32 as i64 as u64)
+    }
+
+    fn known_place(&mut self, linear: u64) -> Data {
+        let value = Some(Value { symbol: super::group::RIP, offset: linear as i64 });
+        let short = i32::try_from(linear as i64).ok();
+        if !self.leads(value) {
+            let entry = (linear >> 32 & 0xffff) as usize * 8;
+            self.asm.load(S1, Mem::Gs((WINDOWS + entry) as i32));
+            self.hold(value);
+        }
+        match short {
+            Some(disp) => Data::Led(disp),
+            None => {
+                self.asm.constant(S0, linear);
+                Data::Sum(S0, 0)
+            }
+        }
+    }
+}
+
+/// Whether an operand's address is 64 bits wide and its displacement can be taken out.
+fn is_wide(ins: &Instruction) -> bool {
+    let wide = |register: Register| register == Register::None || register.is_gpr64();
+    wide(ins.memory_base()) && wide(ins.memory_index()) && ins.memory_index() != Register::None
+        || ins.memory_base().is_gpr64() && ins.memory_index() == Register::None
+}

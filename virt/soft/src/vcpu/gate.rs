@@ -1,0 +1,75 @@
+//! Gates: how a superblock comes to stand for the blocks at its start, in one context.
+//!
+//! Blocks are shared by all address spaces, superblocks hold in one. So who enters a block that has
+//! a gate jumps through a slot of the current context: to the superblock there, or to the block.
+//!
+//! ```text
+//! gate:   jmp  gs:[slot]          block in contexts without superblock, leave, or superblock
+//! leave:  mov  r11d, site         a path is to be recorded from here
+//!         jmp  leave_native
+//! ```
+
+use super::library::Library;
+use crate::bus::tlb::Tlb;
+use crate::cache::layout::LINKS;
+use crate::translate::asm::{Asm, Mem};
+use crate::translate::flags::Place;
+use crate::translate::registers::S1;
+use crate::translate::{NO_OP, Site, SiteKind};
+
+/// A block's gate.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    /// Place in code memory.
+    pub(super) place: u32,
+    /// Place of the code that leaves.
+    pub(super) leave: u32,
+    /// Link slot.
+    pub(super) slot: u32,
+}
+
+impl Library {
+    /// All blocks that begin where one does, but for superblocks and for those without groups, which
+    /// run when the others cannot.
+    pub(super) fn siblings(&self, block: u32) -> Vec<u32> {
+        let key = self.block(block).key;
+        let on_page = self.by_page.get(&(key.ram >> 12)).cloned().unwrap_or_default();
+        let is_sibling = |&number: &u32| {
+            let other = self.block(number).key;
+            other.ram == key.ram && other.page == key.page && other.gates.grouped && !other.gates.path
+        };
+        on_page.into_iter().filter(is_sibling).collect()
+    }
+
+    /// The gate of a block, which gets one if it has none. Only while the library is not full.
+    pub(super) fn gate(&mut self, number: u32, tlb: &mut Tlb) -> Gate {
+        if let Some(gate) = self.block(number).gate {
+            return gate;
+        }
+        let key = self.block(number).key;
+        let site = self.sites.len() as u32;
+        self.sites.push(Site {
+            kind: SiteKind::Hot,
+            block: number,
+            offset: (key.ram & 0xfff) as i32,
+            executed: 0,
+            op: NO_OP,
+            flags: Place::Native { recipe: None, saved: false },
+        });
+        let slot = self.slots;
+        let place = self.code.next();
+        let mut asm = Asm::default();
+        asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
+        let leave = place + asm.here() as u32;
+        asm.constant(S1, u64::from(site));
+        let from = asm.jmp();
+        asm.land_far(from, i64::from(self.stubs.leave_native) - i64::from(place));
+        self.code.add(&asm.bytes, &[]);
+        tlb.add_slot(slot, self.body(number));
+        self.slots = slot + 1;
+        let gate = Gate { place, leave, slot };
+        self.blocks[number as usize].as_mut().expect("just asked").gate = Some(gate);
+        self.repatch(number);
+        gate
+    }
+}

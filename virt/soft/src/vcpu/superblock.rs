@@ -1,0 +1,352 @@
+//! Tier 2: which code is hot, the path that it takes, and the superblock made of it.
+//!
+//! Translated code looks at its budget where loops close, and leaves every 20,000 instructions: the
+//! block found running then is a sample of what runs most. Where samples repeat, the block gets a
+//! gate that leaves at its start; from there the interpreter runs and notes every instruction
+//! until execution comes back, and what it noted becomes one straight piece of code whose accesses
+//! go through windows.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use engine::Exit;
+use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, Register};
+use interp::cpu::Mode;
+
+use super::SoftVcpu;
+use super::library::{Key, Library};
+use crate::block::Mix;
+use crate::bus::tlb::Kind;
+use crate::translate::SiteKind;
+use crate::translate::facts::Gates;
+use crate::translate::path::{Path, Step};
+use crate::translate::Source;
+
+/// Samples of a block that make it hot.
+const HOT_SAMPLES: u8 = 2;
+/// Runs of a block that make it hot in lockstep, where there are no samples.
+const HOT_WHEN_CHECKED: u8 = 6;
+/// Blocks whose samples are counted at once.
+const MOST_COUNTED: usize = 4096;
+/// A block that no superblock is made for any more.
+const HOPELESS: u8 = u8::MAX;
+/// Longest path, in instructions.
+const LONGEST: usize = 256;
+/// A shorter loop is unrolled until it is longer.
+const UNROLLED: usize = 48;
+/// A path that the translator can follow for fewer instructions is not worth it.
+const SHORTEST: u16 = 6;
+
+/// Samples by context and linear address.
+#[derive(Default)]
+pub(super) struct Heat(HashMap<(u64, u64), u8, BuildHasherDefault<Mix>>);
+
+impl Heat {
+    /// Counts a sample; true when the block becomes hot by it.
+    fn note(&mut self, context: u64, linear: u64, enough: u8) -> bool {
+        if self.0.len() >= MOST_COUNTED {
+            self.0.clear();
+        }
+        let samples = self.0.entry((context, linear)).or_default();
+        if *samples == HOPELESS {
+            return false;
+        }
+        *samples += 1;
+        if *samples < enough {
+            return false;
+        }
+        *samples = 0;
+        true
+    }
+
+    fn give_up(&mut self, context: u64, linear: u64) {
+        self.0.insert((context, linear), HOPELESS);
+    }
+}
+
+impl SoftVcpu {
+    /// A block was found running when its budget was spent, at `rip`.
+    pub(super) fn found_running(&mut self, block: u32, rip: u64) {
+        if !self.may_use_windows() {
+            return;
+        }
+        let key = self.native.as_ref().expect("it just ran").block(block).key;
+        let linear = rip & !0xfff | key.ram & 0xfff;
+        let context = self.cpu.bus.tlb.gs_base();
+        if key.gates.path || !key.gates.grouped || !self.heat.note(context, linear, HOT_SAMPLES) {
+            return;
+        }
+        if !self.take_known_superblock(block, linear) {
+            self.lead_gates(block, linear, None);
+        }
+    }
+
+    /// Whether code like that at RIP can have superblocks.
+    fn may_use_windows(&self) -> bool {
+        self.announced.bmi2 && self.cpu.cpl == 3 && self.cpu.mode == Mode::Long
+    }
+
+    /// Lets all ways into a block lead to a superblock in this context, or to the recorder.
+    fn lead_gates(&mut self, block: u32, linear: u64, to: Option<u64>) {
+        let native = self.native.as_mut().expect("it just ran");
+        let tlb = &mut self.cpu.bus.tlb;
+        for sibling in native.siblings(block) {
+            if native.is_full() {
+                return;
+            }
+            let gate = native.gate(sibling, tlb);
+            let (body, entrance) = (native.body(sibling), native.address(sibling));
+            let leave = native.place_address(gate.leave);
+            let to = to.unwrap_or(leave);
+            tlb.set_link(gate.slot, linear, native.block(sibling).key.ram >> 12, to);
+            for old in [body, entrance, leave] {
+                tlb.redirect(old, to);
+            }
+        }
+    }
+
+    /// Enters a superblock that another address space had made of the same pages.
+    fn take_known_superblock(&mut self, block: u32, linear: u64) -> bool {
+        let Some((known, _)) = self.known_superblock(linear) else { return false };
+        self.enter_superblocks(block, linear, known)
+    }
+
+    /// The superblock that starts at a linear address, if its pages are where they were.
+    pub(super) fn known_superblock(&mut self, linear: u64) -> Option<(u32, Box<[(u64, u64)]>)> {
+        let key = self.superblock_key(linear)?;
+        let native = self.native.as_ref()?;
+        let known = native.find(&key)?;
+        let pages = native.block(known).pages.clone();
+        let fits = pages.iter().all(|&(page, ram)| {
+            self.fetched(page).map(|offset| offset.0 >> 12) == Some(ram)
+        });
+        fits.then_some((known, pages))
+    }
+
+    /// Lockstep: the superblock at a linear address. `Err`: one is being recorded instead.
+    pub(super) fn superblock_to_check(
+        &mut self,
+        linear: u64,
+    ) -> Result<Option<u32>, Option<Exit>> {
+        if !self.may_use_windows() {
+            return Ok(None);
+        }
+        if let Some((known, _)) = self.known_superblock(linear) {
+            return Ok(self.cpu.bus.tlb.enable_windows().then_some(known));
+        }
+        let context = self.cpu.bus.tlb.gs_base();
+        if !self.heat.note(context, linear, HOT_WHEN_CHECKED) {
+            return Ok(None);
+        }
+        let (path, exit) = self.record_path();
+        let made = path.and_then(|path| self.make_superblock(&path));
+        if made.is_none() {
+            self.heat.give_up(context, linear);
+        }
+        Err(exit)
+    }
+
+    fn superblock_key(&mut self, linear: u64) -> Option<Key> {
+        let ram = self.fetched(linear)?.0;
+        let gates = Gates { windows: true, path: true, ..self.gates() };
+        Some(Key { ram, page: Some(linear & !0xfff), gates, entry: None })
+    }
+
+    fn enter_superblocks(&mut self, block: u32, linear: u64, superblock: u32) -> bool {
+        if !self.cpu.bus.tlb.enable_windows() {
+            return false;
+        }
+        let native = self.native.as_ref().expect("it just ran");
+        let code = native.body(superblock);
+        let pages = native.block(superblock).pages.clone();
+        self.cpu.bus.tlb.add_spread(&pages, code);
+        self.lead_gates(block, linear, Some(code));
+        true
+    }
+
+    /// Records a path from a block's start, and makes a superblock of it.
+    #[cold]
+    pub(super) fn record_superblock(&mut self, block: u32, linear: u64) -> Option<Exit> {
+        let context = self.cpu.bus.tlb.gs_base();
+        let clears = self.native.as_ref().expect("it just ran").clears();
+        // Whatever comes of it, the gate does not lead here again.
+        let body = self.native.as_ref().expect("it just ran").body(block);
+        self.lead_gates(block, linear, Some(body));
+        let (path, exit) = self.record_path();
+        let same = |vcpu: &Self| {
+            let native = vcpu.native.as_ref().expect("it just ran");
+            native.clears() == clears && native.is_live(block)
+        };
+        if !same(self) || context != self.cpu.bus.tlb.gs_base() {
+            return exit;
+        }
+        let made = path.and_then(|path| self.make_superblock(&path));
+        let entered = made.is_some_and(|made| {
+            same(self) && self.enter_superblocks(block, linear, made)
+        });
+        if !entered {
+            self.heat.give_up(context, linear);
+        }
+        exit
+    }
+
+    /// Interprets and notes each instruction until execution is back at the start, or leaves what
+    /// a path can hold.
+    fn record_path(&mut self) -> (Option<Path>, Option<Exit>) {
+        let context = self.cpu.bus.tlb.gs_base();
+        let start = self.cpu.rip();
+        let mut steps = Vec::new();
+        let mut exit = None;
+        while steps.len() < LONGEST {
+            let linear = self.cpu.rip();
+            let back = linear == start && steps.len() >= UNROLLED;
+            let joins = !steps.is_empty() && linear != start && self.starts_superblock(linear);
+            let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
+            if back || joins || far || self.must_look_up() {
+                break;
+            }
+            let Ok(op) = self.one_op() else { break };
+            let before = self.retired;
+            exit = self.step();
+            if exit.is_some() || self.retired != before + 1 || self.cpu.cpl != 3 {
+                break;
+            }
+            steps.push(Step { linear, length: op.len });
+        }
+        let same = self.cpu.bus.tlb.gs_base() == context && self.cpu.cpl == 3;
+        let path = Path { steps, next: self.cpu.rip() };
+        (same.then_some(path), exit)
+    }
+
+    fn must_look_up(&self) -> bool {
+        self.own.attention.load(std::sync::atomic::Ordering::Relaxed) != 0
+            || self.cpu.state.rflags & Self::CAREFUL != 0
+            || self.cpu.state.sti_shadow
+            || self.cpu.state.mov_ss_shadow
+    }
+
+    fn starts_superblock(&mut self, linear: u64) -> bool {
+        self.known_superblock(linear).is_some()
+    }
+
+    /// Translates a path.
+    fn make_superblock(&mut self, path: &Path) -> Option<u32> {
+        let start = path.steps.first()?.linear;
+        if path.steps.len() < usize::from(SHORTEST) {
+            return None;
+        }
+        let mut pages: Vec<(u64, u64)> = Vec::new();
+        for step in &path.steps {
+            for linear in [step.linear, step.linear.wrapping_add(u64::from(step.length) - 1)] {
+                let page = linear & !0xfff;
+                if !pages.iter().any(|known| known.0 == page) {
+                    let ram = self.fetched(page)?.0 >> 12;
+                    self.watch_code_page(ram);
+                    pages.push((page, ram));
+                }
+            }
+        }
+        let mut bytes = Vec::with_capacity(path.steps.len() * 4);
+        for step in &path.steps {
+            for index in 0..u64::from(step.length) {
+                let offset = self.fetched(step.linear.wrapping_add(index))?;
+                bytes.push(self.cpu.bus.memory.load::<u8>(offset));
+            }
+        }
+        let key = self.superblock_key(start)?;
+        let source = Source {
+            bytes: &bytes,
+            offset: (start & 0xfff) as u32,
+            page: key.page,
+            second_page: None,
+            gates: key.gates,
+            entry: None,
+            path: Some(path),
+            closes: path.is_closed(),
+        };
+        let bus = &mut self.cpu.bus;
+        let native = self.native.as_mut()?;
+        if native.is_full() {
+            return None;
+        }
+        let (cpuid, announced) = (&bus.shared.cpuid, &mut self.announced);
+        let mut known = |ins: &iced_x86::Instruction| announced.has(ins, cpuid);
+        let made = native.add(key, None, &pages, &source, &mut bus.tlb, &mut known);
+        if native.instructions(made) < SHORTEST {
+            return None;
+        }
+        if self.checking {
+            native.keep_steps(made, path);
+        }
+        Some(made)
+    }
+
+    /// An access faulted in its window: shows the page, if that is all it needs.
+    pub(crate) fn show_missing(&mut self) -> bool {
+        let state = self.cpu.bus.tlb.state();
+        let (pc, host, flags) = (state.trap_pc, state.trap_address, state.trap_flags);
+        let Some(native) = self.native.as_ref() else { return false };
+        let Some(site) = native.trap_site(pc) else { return false };
+        let SiteKind::Window { write } = native.site(site).kind else { return false };
+        let Some(linear) = self.cpu.bus.tlb.seen_through(host) else { return false };
+        let kind = if write { Kind::Write } else { Kind::Read };
+        let shown = self.cpu.bus.show(kind, linear);
+        if shown {
+            let state = self.cpu.bus.tlb.state();
+            state.resume = pc;
+            state.resume_flags = crate::translate::flags::to_saved(flags);
+        }
+        shown
+    }
+
+    /// The instruction at RIP accesses what no window reaches: opens windows for it.
+    #[cold]
+    pub(super) fn open_window_at(&mut self, rip: u64) {
+        let mut bytes = [0; 15];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let Some(offset) = self.fetched(rip.wrapping_add(index as u64)) else { break };
+            *byte = self.cpu.bus.memory.load::<u8>(offset);
+        }
+        let ins = Decoder::with_ip(64, &bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode();
+        let mut factory = InstructionInfoFactory::new();
+        for used in factory.info(&ins).used_memory() {
+            let linear = used.try_virtual_address(0, |register, _, _| match register {
+                Register::FS => Some(self.cpu.state.segments[4].base),
+                Register::GS => Some(self.cpu.state.segments[5].base),
+                other if other.is_segment_register() => Some(0),
+                other if other.is_gpr64() => Some(self.cpu.regs[other.number()]),
+                other if other.is_gpr32() => Some(self.cpu.regs[other.number()] & 0xffff_ffff),
+                _ => None,
+            });
+            if let Some(linear) = linear
+                && memory::GuestVirt(linear).is_canonical()
+                && linear >> 63 == 0
+            {
+                self.cpu.bus.tlb.open_window(linear);
+            }
+        }
+    }
+}
+
+impl Library {
+    /// Host address of a block's own code.
+    pub(super) fn body(&self, block: u32) -> u64 {
+        self.code.address(self.block(block).place)
+    }
+
+    /// Host address of a place.
+    pub(super) fn place_address(&self, place: u32) -> u64 {
+        self.code.address(place)
+    }
+
+    /// Keeps a path's addresses for lockstep.
+    fn keep_steps(&mut self, block: u32, path: &Path) {
+        let steps = path.steps.iter().map(|step| step.linear).collect();
+        self.blocks[block as usize].as_mut().expect("just made").steps = Some(steps);
+    }
+
+    /// Whether a number still names a block.
+    pub(super) fn is_live(&self, block: u32) -> bool {
+        self.blocks.get(block as usize).is_some_and(Option::is_some)
+    }
+}
