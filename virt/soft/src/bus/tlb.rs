@@ -582,7 +582,6 @@ impl Tlb {
         self.windows.enable(&mut self.areas, self.current)
     }
 
-
     /// Opens the window of an address; false if it is open or cannot be.
     pub(crate) fn open_window(&mut self, linear: u64) -> bool {
         self.windows.open(&mut self.areas, self.current, linear)

@@ -100,9 +100,8 @@ impl SoftBus {
         let Some(pages) = self.tlb.take_stale_windows() else { return };
         for (page, shown) in pages {
             let now = self.showable(page);
-            let still = now.is_some_and(|now| {
-                now.ram == shown.ram && (now.writable || !shown.writable)
-            });
+            let still =
+                now.is_some_and(|now| now.ram == shown.ram && (now.writable || !shown.writable));
             if !still {
                 self.tlb.hide(page);
             }

@@ -113,12 +113,12 @@ impl Values {
             _ => return None,
         };
         let (index, scale) = (self.registers[index], ins.memory_index_scale().ilog2() as u8);
-        let offset = base.offset
-            + (index.offset << scale)
-            + i64::from(ins.memory_displacement64() as i32);
-        let known = self.sums.iter().find(|sum| {
-            (sum.0, sum.1, sum.2) == (base.symbol, index.symbol, scale)
-        });
+        let offset =
+            base.offset + (index.offset << scale) + i64::from(ins.memory_displacement64() as i32);
+        let known = self
+            .sums
+            .iter()
+            .find(|sum| (sum.0, sum.1, sum.2) == (base.symbol, index.symbol, scale));
         let symbol = match known {
             Some(sum) => sum.3,
             None => {

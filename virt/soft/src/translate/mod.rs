@@ -38,9 +38,9 @@ pub(crate) mod site;
 mod stack;
 pub(crate) mod stubs;
 mod system;
-mod window;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub(crate) use emit::{Numbers, Source, Tools, translate};
 pub(crate) use site::{Link, NO_OP, Site, SiteKind};

@@ -107,7 +107,7 @@ impl SoftVcpu {
             }
             states.push(self.snapshot());
             let goes_on = match path {
-                Some(path) => path.get(states.len() - 1) == Some(&self.cpu.rip()),
+                Some(path) => path[(states.len() - 1) % path.len()] == self.cpu.rip(),
                 None => self.cpu.rip() == next,
             };
             if !goes_on {
@@ -137,7 +137,8 @@ impl SoftVcpu {
     }
 
     /// Runs one translated block in lockstep with the interpreter.
-    /// A superblock is left before it goes round again; `path` has its instructions' addresses.
+    /// A superblock that is a loop goes round once and is left in its second round; `path` has its
+    /// instructions' addresses.
     pub(super) fn run_checked(
         &mut self,
         code: u64,
@@ -146,13 +147,14 @@ impl SoftVcpu {
     ) -> Option<Exit> {
         let image = self.cpu.state.xsave.clone();
         let start = self.snapshot();
-        let (states, recording) = self.record(instructions, path);
+        let rounds = if path.is_some() { 2 } else { 1 };
+        let (states, recording) = self.record(instructions * rounds, path);
         let after = self.contents(&recording);
         self.undo(&recording);
         self.restore(&start, &image);
         let before = self.retired;
-        let budget: i64 = if path.is_some() { -1 } else { 1 << 40 };
-        let site = self.enter_native(code, budget as u64);
+        let budget = if path.is_some() { 0 } else { 1 << 40 };
+        let site = self.enter_native(code, budget);
         let (number, site) = self.take_state(site);
         let ran = (self.retired - before) as usize;
         let native = self.snapshot();
@@ -172,9 +174,9 @@ impl SoftVcpu {
             (enough.then(|| states.last().cloned()).flatten(), memory)
         };
         match expected {
-            None => panic!("{}", self.report(&start, None, &native, ran, "ran too far")),
+            None => panic!("{}", self.report(&start, None, &native, ran, path, "ran too far")),
             Some(expected) => {
-                let undefined = self.undefined_flags(&start, ran);
+                let undefined = self.undefined_flags(&start, ran, path);
                 let same_flags = (expected.flags ^ native.flags) & !undefined == 0;
                 let mut masked = Snapshot { flags: native.flags, ..expected.clone() };
                 if matches!(site.kind, SiteKind::Trap | SiteKind::Window { .. }) {
@@ -184,10 +186,16 @@ impl SoftVcpu {
                     masked.xsave[2..5].copy_from_slice(&native.xsave[2..5]);
                 }
                 if masked != native || !same_flags {
-                    panic!("{}", self.report(&start, Some(&expected), &native, ran, "registers"));
+                    panic!(
+                        "{}",
+                        self.report(&start, Some(&expected), &native, ran, path, "registers")
+                    );
                 }
                 if memory != native_memory {
-                    panic!("{}", self.report(&start, Some(&expected), &native, ran, "memory"));
+                    panic!(
+                        "{}",
+                        self.report(&start, Some(&expected), &native, ran, path, "memory")
+                    );
                 }
                 // What is undefined follows the interpreter.
                 self.cpu.flags = interp::flags::LazyFlags::from_bits(expected.flags);
@@ -201,9 +209,9 @@ impl SoftVcpu {
     }
 
     /// Flags that the instructions run so far leave undefined.
-    fn undefined_flags(&mut self, start: &Snapshot, ran: usize) -> u64 {
+    fn undefined_flags(&mut self, start: &Snapshot, ran: usize, path: Option<&[u64]>) -> u64 {
         let mut undefined = 0;
-        for ins in self.disassemble(start, ran) {
+        for ins in self.disassemble(start, ran, path) {
             let bits = iced_flags(ins.rflags_undefined());
             let made = match is_shift(ins.mnemonic()) {
                 // By a count of 0 they make none.
@@ -215,20 +223,32 @@ impl SoftVcpu {
         undefined
     }
 
-    /// The instructions of the block that starts at a snapshot.
-    fn disassemble(&mut self, start: &Snapshot, count: usize) -> Vec<iced_x86::Instruction> {
-        let mut bytes = [0; 64 * 15];
-        let mut got = 0;
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            let Some(offset) = self.fetched(start.rip.wrapping_add(index as u64)) else { break };
-            *byte = self.cpu.bus.memory.load::<u8>(offset);
-            got = index + 1;
+    /// The instructions of the block that starts at a snapshot, or along a path.
+    fn disassemble(
+        &mut self,
+        start: &Snapshot,
+        count: usize,
+        path: Option<&[u64]>,
+    ) -> Vec<iced_x86::Instruction> {
+        let mut linear = start.rip;
+        let mut found = Vec::with_capacity(count);
+        for index in 0..count {
+            if let Some(path) = path {
+                linear = path[index % path.len()];
+            }
+            let mut bytes = [0; 15];
+            let mut got = 0;
+            for byte in &mut bytes {
+                let Some(offset) = self.fetched(linear.wrapping_add(got as u64)) else { break };
+                *byte = self.cpu.bus.memory.load::<u8>(offset);
+                got += 1;
+            }
+            let options = iced_x86::DecoderOptions::FORCE_RESERVED_NOP;
+            let ins = iced_x86::Decoder::with_ip(64, &bytes[..got], linear, options).decode();
+            found.push(ins);
+            linear = ins.next_ip();
         }
-        let options = iced_x86::DecoderOptions::FORCE_RESERVED_NOP;
-        iced_x86::Decoder::with_ip(64, &bytes[..got], start.rip, options)
-            .into_iter()
-            .take(count)
-            .collect()
+        found
     }
 
     fn report(
@@ -237,11 +257,12 @@ impl SoftVcpu {
         expected: Option<&Snapshot>,
         native: &Snapshot,
         ran: usize,
+        path: Option<&[u64]>,
         what: &str,
     ) -> String {
         use std::fmt::Write;
         let mut text = format!("translator and interpreter differ in {what} after {ran}:\n");
-        for ins in self.disassemble(start, ran + 1) {
+        for ins in self.disassemble(start, ran + 1, path) {
             let _ = writeln!(text, "  {:#x} {:?} {:?}", ins.ip(), ins.code(), ins);
         }
         for index in 0..16 {

@@ -36,7 +36,10 @@ impl Library {
         let on_page = self.by_page.get(&(key.ram >> 12)).cloned().unwrap_or_default();
         let is_sibling = |&number: &u32| {
             let other = self.block(number).key;
-            other.ram == key.ram && other.page == key.page && other.gates.grouped && !other.gates.path
+            other.ram == key.ram
+                && other.page == key.page
+                && other.gates.grouped
+                && !other.gates.path
         };
         on_page.into_iter().filter(is_sibling).collect()
     }

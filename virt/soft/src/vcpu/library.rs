@@ -297,7 +297,7 @@ impl Library {
         tlb.forget_code(|code| gone.contains(&code));
     }
 
-    fn drop_block(&mut self, number: u32, tlb: &mut Tlb) {
+    pub(super) fn drop_block(&mut self, number: u32, tlb: &mut Tlb) {
         let mut gone = Vec::new();
         self.take_out(number, &mut gone);
         tlb.forget_code(|code| gone.contains(&code));
@@ -320,9 +320,12 @@ impl Library {
             self.patch(patch.expect("only patched links are noted"), stub);
         }
         gone.push(self.code.address(block.place));
-        gone.extend(block.gate.iter().flat_map(|gate| {
-            [gate.place, gate.leave].map(|place| self.code.address(place))
-        }));
+        gone.extend(
+            block
+                .gate
+                .iter()
+                .flat_map(|gate| [gate.place, gate.leave].map(|place| self.code.address(place))),
+        );
     }
 
     /// The patched jumps that lead to a block now lead to its entrance.

@@ -18,9 +18,9 @@ use super::library::{Key, Library};
 use crate::block::Mix;
 use crate::bus::tlb::Kind;
 use crate::translate::SiteKind;
+use crate::translate::Source;
 use crate::translate::facts::Gates;
 use crate::translate::path::{Path, Step};
-use crate::translate::Source;
 
 /// Samples of a block that make it hot.
 const HOT_SAMPLES: u8 = 2;
@@ -117,17 +117,14 @@ impl SoftVcpu {
         let native = self.native.as_ref()?;
         let known = native.find(&key)?;
         let pages = native.block(known).pages.clone();
-        let fits = pages.iter().all(|&(page, ram)| {
-            self.fetched(page).map(|offset| offset.0 >> 12) == Some(ram)
-        });
+        let fits = pages
+            .iter()
+            .all(|&(page, ram)| self.fetched(page).map(|offset| offset.0 >> 12) == Some(ram));
         fits.then_some((known, pages))
     }
 
     /// Lockstep: the superblock at a linear address. `Err`: one is being recorded instead.
-    pub(super) fn superblock_to_check(
-        &mut self,
-        linear: u64,
-    ) -> Result<Option<u32>, Option<Exit>> {
+    pub(super) fn superblock_to_check(&mut self, linear: u64) -> Result<Option<u32>, Option<Exit>> {
         if !self.may_use_windows() {
             return Ok(None);
         }
@@ -181,9 +178,8 @@ impl SoftVcpu {
             return exit;
         }
         let made = path.and_then(|path| self.make_superblock(&path));
-        let entered = made.is_some_and(|made| {
-            same(self) && self.enter_superblocks(block, linear, made)
-        });
+        let entered =
+            made.is_some_and(|made| same(self) && self.enter_superblocks(block, linear, made));
         if !entered {
             self.heat.give_up(context, linear);
         }
@@ -273,6 +269,7 @@ impl SoftVcpu {
         let mut known = |ins: &iced_x86::Instruction| announced.has(ins, cpuid);
         let made = native.add(key, None, &pages, &source, &mut bus.tlb, &mut known);
         if native.instructions(made) < SHORTEST {
+            native.drop_block(made, &mut bus.tlb);
             return None;
         }
         if self.checking {

@@ -14,7 +14,16 @@ fn facts(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<
     let mut assembler = CodeAssembler::new(64).expect("64-bit code");
     body(&mut assembler).expect("valid instructions");
     let bytes = assembler.assemble(0).expect("they can be encoded");
-    let gates = Gates { sse: true, avx: true, x87: true, time: true, kernel: false, grouped: true, windows: false, path: false };
+    let gates = Gates {
+        sse: true,
+        avx: true,
+        x87: true,
+        time: true,
+        kernel: false,
+        grouped: true,
+        windows: false,
+        path: false,
+    };
     let mut factory = InstructionInfoFactory::new();
     Decoder::with_ip(64, &bytes, 0, DecoderOptions::NONE)
         .into_iter()
