@@ -60,7 +60,7 @@ impl Emitter<'_> {
             Place::Native { recipe, .. } if patch.is_some() && self.is_behind(target) => recipe,
             _ => None,
         };
-        self.links.push(Link { site, patch, slot, stub: 0, recipe });
+        self.links.push(Link { site, patch, slot, stub: 0, through: 0, recipe });
         self.links.len() - 1
     }
 
@@ -71,8 +71,7 @@ impl Emitter<'_> {
 
     /// A branch to another page.
     pub(super) fn cross(&mut self, target: i32) {
-        let used = self.links.iter().filter(|link| link.slot.is_some()).count() as u32;
-        let slot = self.numbers.first_slot + used;
+        let slot = self.next_slot();
         let pages = target & !0xfff;
         match self.source.page.map(|page| page.wrapping_add(pages as i64 as u64)) {
             None => {
@@ -91,6 +90,11 @@ impl Emitter<'_> {
         let link = self.add_link(target, None, Some(slot));
         // Slots lead to what follows until the target is known.
         self.leave_unlinked(link);
+    }
+
+    pub(super) fn next_slot(&self) -> u32 {
+        let used = self.links.iter().filter(|link| link.slot.is_some()).count() as u32;
+        self.numbers.first_slot + used
     }
 
     /// JMP rel.
@@ -260,7 +264,7 @@ impl Emitter<'_> {
     }
 
     /// Place of the code that is being written.
-    fn base(&self) -> u32 {
+    pub(super) fn base(&self) -> u32 {
         if self.is_cold { self.numbers.cold_place } else { self.numbers.place }
     }
 

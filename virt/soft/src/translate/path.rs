@@ -11,8 +11,10 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Source, Stub};
 use super::facts::{Fact, Kind, examine};
-use super::flags::Place;
+use super::flags::{Place, serves};
 use super::registers::{RSP, S0, S1};
+use super::site::{Link, SiteKind};
+use crate::cache::layout::LINKS;
 use crate::cache::state::at;
 
 /// One instruction of a path.
@@ -94,10 +96,11 @@ impl Emitter<'_> {
             self.ready_all_units();
         }
         let start = self.asm.here();
-        let poll_at = self.poll_position();
+        let mut poll_at = self.poll_position();
         for index in 0..count {
-            if poll_at == Some(index) {
+            if poll_at == Some(index) || poll_at.is_some() && self.can_poll(index) {
                 self.poll(index);
+                poll_at = None;
             }
             self.instruction(index);
         }
@@ -113,6 +116,17 @@ impl Emitter<'_> {
             self.spend(count);
             self.jump_to(next);
         }
+    }
+
+    /// Whether a poll before an instruction would cost nothing to save the flags.
+    fn can_poll(&self, index: usize) -> bool {
+        let at_hand = match self.place {
+            Place::Native { saved: true, .. } | Place::Saved | Place::Recipe(_) => true,
+            Place::Native { recipe, .. } => {
+                recipe.is_some_and(|recipe| serves(recipe, self.facts, index))
+            }
+        };
+        self.facts[index].makes_flags && at_hand
     }
 
     /// Loads in front of a loop what it would otherwise ask for in each round.
@@ -190,6 +204,16 @@ impl Emitter<'_> {
             self.move_rsp(rsp_move);
         }
         self.spend(index + 1);
+        let slot = self.next_slot();
+        self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
+        let stub = self.base() + self.asm.here() as u32;
+        let link = self.numbers.first_link + self.links.len() as u32;
+        let offset = self.facts[index].offset;
+        let site = self.site_at(SiteKind::Elsewhere { link, rsp_move }, offset, 0);
+        self.asm.store(Mem::Gs(at::TARGET), S0);
+        self.go_out(site, false);
+        let through = self.base() + self.asm.here() as u32;
+        self.links.push(Link { site, patch: None, slot: Some(slot), stub, through, recipe: None });
         self.go_to_target(index, rsp_move);
     }
 }

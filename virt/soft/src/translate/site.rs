@@ -20,6 +20,8 @@ pub(crate) enum SiteKind {
     /// An indirect branch to an address that the jump cache lacks. It has moved RSP already, and
     /// fails if the address is not canonical.
     Target { rsp_move: i32 },
+    /// A path's indirect branch that goes elsewhere, while that is counted.
+    Elsewhere { link: u32, rsp_move: i32 },
     /// The page after the block's is not mapped as it was.
     SecondPage,
     /// The host raised a signal on the instruction.
@@ -56,6 +58,8 @@ pub(crate) struct Link {
     pub(crate) slot: Option<u32>,
     /// Place of the code that leaves.
     pub(crate) stub: u32,
+    /// Place of code that finds the target, once nobody counts; 0 where it is known.
+    pub(crate) through: u32,
     /// How the flags were made, where it jumps.
     pub(crate) recipe: Option<Recipe>,
 }

@@ -203,7 +203,10 @@ impl SoftVcpu {
         }
         let rip = self.cpu.rip();
         match site.kind {
-            SiteKind::Link(_) | SiteKind::Target { .. } | SiteKind::Poll => None,
+            SiteKind::Link(_)
+            | SiteKind::Target { .. }
+            | SiteKind::Elsewhere { .. }
+            | SiteKind::Poll => None,
             _ => self.serve(number, &site, rip),
         }
     }

@@ -102,7 +102,7 @@ pub(super) struct Library {
     by_place: BTreeMap<u32, u32>,
     pub(super) sites: Vec<Site>,
     ops: Vec<Op<SoftBus>>,
-    links: Vec<Link>,
+    pub(super) links: Vec<Link>,
     pub(super) slots: u32,
     clears: u32,
     tools: Tools,

@@ -135,7 +135,7 @@ impl SoftVcpu {
         Some(self.native.as_ref().expect("asked before").body(block))
     }
 
-    fn native_block(&mut self, linear: u64) -> Option<u32> {
+    pub(super) fn native_block(&mut self, linear: u64) -> Option<u32> {
         self.native_block_of(linear, true, None)
     }
 
@@ -327,7 +327,7 @@ impl SoftVcpu {
         self.cpu.state.segments[5].base = state.segment_bases[1];
         self.cpu.state.msrs.kernel_gs_base = state.kernel_gs_base;
         let mut refused = None;
-        if let SiteKind::Target { rsp_move } = site.kind
+        if let SiteKind::Target { rsp_move } | SiteKind::Elsewhere { rsp_move, .. } = site.kind
             && !GuestVirt(state.target).is_canonical()
         {
             // The branch itself fails: as if it had not begun.
@@ -335,7 +335,7 @@ impl SoftVcpu {
             site.kind = SiteKind::Interpret;
         }
         let rip = match (site.kind, page) {
-            (SiteKind::Target { .. }, _) => state.target,
+            (SiteKind::Target { .. } | SiteKind::Elsewhere { .. }, _) => state.target,
             (_, Some(page)) => page.wrapping_add(site.offset as i64 as u64),
             (_, None) => state.rip_base.wrapping_add(u64::from(site.offset as u32 & 0xfff)),
         };
@@ -362,6 +362,11 @@ impl SoftVcpu {
             SiteKind::Window { .. } => {
                 self.open_window_at(rip);
                 self.interpret_at(number, site)
+            }
+            SiteKind::Link(_) if self.counts_exit(site.block, rip) => None,
+            SiteKind::Elsewhere { link, .. } => {
+                self.went_elsewhere(link, rip);
+                None
             }
             SiteKind::Link(link) => {
                 let native = self.native.as_ref().expect("it just ran");

@@ -30,33 +30,49 @@ const HOT_WHEN_CHECKED: u8 = 6;
 const MOST_COUNTED: usize = 4096;
 /// A block that no superblock is made for any more.
 const HOPELESS: u8 = u8::MAX;
-/// Longest path, in instructions.
-const LONGEST: usize = 256;
+/// Times a path is left at one place before what follows gets a superblock of its own.
+const HOT_EXITS: u8 = 24;
+/// Times an indirect branch of a path goes elsewhere before nobody counts where.
+const COUNTED_ELSEWHERE: u8 = 100;
+/// Longest path, in instructions: fewer than can run between two looks at the budget.
+const LONGEST: usize = 1500;
+/// A path ends where another superblock begins, but not before so many instructions.
+const JOINS: usize = 24;
 /// A shorter loop is unrolled until it is longer.
 const UNROLLED: usize = 48;
 /// A path that the translator can follow for fewer instructions is not worth it.
-const SHORTEST: u16 = 6;
+const SHORTEST: u16 = 4;
+
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Warmth {
+    Cold,
+    /// Now is the time for a superblock.
+    Hot,
+    /// There is none to be had.
+    Hopeless,
+}
 
 /// Samples by context and linear address.
 #[derive(Default)]
 pub(super) struct Heat(HashMap<(u64, u64), u8, BuildHasherDefault<Mix>>);
 
 impl Heat {
-    /// Counts a sample; true when the block becomes hot by it.
-    fn note(&mut self, context: u64, linear: u64, enough: u8) -> bool {
+    /// Counts a sample.
+    fn note(&mut self, context: u64, linear: u64, enough: u8) -> Warmth {
         if self.0.len() >= MOST_COUNTED {
             self.0.clear();
         }
         let samples = self.0.entry((context, linear)).or_default();
         if *samples == HOPELESS {
-            return false;
+            return Warmth::Hopeless;
         }
         *samples += 1;
         if *samples < enough {
-            return false;
+            return Warmth::Cold;
         }
         *samples = 0;
-        true
+        Warmth::Hot
     }
 
     fn give_up(&mut self, context: u64, linear: u64) {
@@ -73,11 +89,73 @@ impl SoftVcpu {
         let key = self.native.as_ref().expect("it just ran").block(block).key;
         let linear = rip & !0xfff | key.ram & 0xfff;
         let context = self.cpu.bus.tlb.gs_base();
-        if key.gates.path || !key.gates.grouped || !self.heat.note(context, linear, HOT_SAMPLES) {
+        if key.gates.path
+            || !key.gates.grouped
+            || self.heat.note(context, linear, HOT_SAMPLES) != Warmth::Hot
+        {
             return;
         }
+        self.want_superblock(block, linear);
+    }
+
+    /// Gets a superblock for a hot block: a known one, or one to be recorded when it runs next.
+    fn want_superblock(&mut self, block: u32, linear: u64) {
         if !self.take_known_superblock(block, linear) {
             self.lead_gates(block, linear, None);
+        }
+    }
+
+    /// The same for an address.
+    fn want_superblock_at(&mut self, linear: u64) {
+        let full = self.native.as_ref().is_none_or(Library::is_full);
+        if !full && let Some(block) = self.native_block(linear) {
+            self.want_superblock(block, linear);
+        }
+    }
+
+    /// A block was left through a branch: whether it is a path's, and still counted. What it leads
+    /// to often gets a superblock, too.
+    pub(super) fn counts_exit(&mut self, block: u32, linear: u64) -> bool {
+        let native = self.native.as_ref().expect("it just ran");
+        if self.checking || !native.block(block).key.gates.path {
+            return false;
+        }
+        if !self.may_use_windows() || self.known_superblock(linear).is_some() {
+            return false;
+        }
+        let context = self.cpu.bus.tlb.gs_base();
+        match self.heat.note(context, linear, HOT_EXITS) {
+            Warmth::Cold => true,
+            Warmth::Hot => {
+                self.want_superblock_at(linear);
+                false
+            }
+            Warmth::Hopeless => false,
+        }
+    }
+
+    /// A path's indirect branch went elsewhere.
+    pub(super) fn went_elsewhere(&mut self, link: u32, linear: u64) {
+        if self.checking || !self.may_use_windows() {
+            return;
+        }
+        let context = self.cpu.bus.tlb.gs_base();
+        let native = self.native.as_ref().expect("it just ran");
+        let crate::translate::Link { slot, stub, through, .. } = native.links[link as usize];
+        let (stub, through) = (native.place_address(stub), native.place_address(through));
+        let clears = native.clears();
+        if self.heat.note(context, linear, HOT_EXITS) == Warmth::Hot
+            && self.known_superblock(linear).is_none()
+        {
+            self.want_superblock_at(linear);
+        }
+        let same = self.native.as_ref().is_some_and(|native| native.clears() == clears);
+        if same
+            && self.heat.note(context, stub, COUNTED_ELSEWHERE) == Warmth::Hot
+            && let Some(ram) = self.fetched(linear)
+        {
+            let slot = slot.expect("these have one");
+            self.cpu.bus.tlb.set_link(slot, linear, ram.0 >> 12, through);
         }
     }
 
@@ -132,7 +210,7 @@ impl SoftVcpu {
             return Ok(self.cpu.bus.tlb.enable_windows().then_some(known));
         }
         let context = self.cpu.bus.tlb.gs_base();
-        if !self.heat.note(context, linear, HOT_WHEN_CHECKED) {
+        if self.heat.note(context, linear, HOT_WHEN_CHECKED) != Warmth::Hot {
             return Ok(None);
         }
         let (path, exit) = self.record_path();
@@ -177,11 +255,16 @@ impl SoftVcpu {
         if !same(self) || context != self.cpu.bus.tlb.gs_base() {
             return exit;
         }
+        // What is too long for one goes on in the next.
+        let longer = path.as_ref().filter(|path| path.steps.len() == LONGEST);
+        let longer = longer.map(|path| path.next);
         let made = path.and_then(|path| self.make_superblock(&path));
         let entered =
             made.is_some_and(|made| same(self) && self.enter_superblocks(block, linear, made));
         if !entered {
             self.heat.give_up(context, linear);
+        } else if let Some(next) = longer {
+            self.want_superblock_at(next);
         }
         exit
     }
@@ -196,7 +279,7 @@ impl SoftVcpu {
         while steps.len() < LONGEST {
             let linear = self.cpu.rip();
             let back = linear == start && steps.len() >= UNROLLED;
-            let joins = !steps.is_empty() && linear != start && self.starts_superblock(linear);
+            let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
             if back || joins || far || self.must_look_up() {
                 break;
