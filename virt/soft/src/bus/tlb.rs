@@ -85,8 +85,8 @@ struct TlbContext {
     stale: bool,
     /// Jump-cache entries in use.
     jumps: Vec<u16>,
-    /// Link slots in use, with the linear page they lead to.
-    links: Vec<(u32, u64)>,
+    /// Link slots in use, by the linear address they lead to.
+    links: BTreeMap<u64, Vec<u32>>,
     /// Code that holds only while several linear pages are what they were: its host address.
     spread: Vec<(Box<[u64]>, u64)>,
 }
@@ -132,7 +132,7 @@ impl Tlb {
                     code: BTreeMap::new(),
                     stale: false,
                     jumps: Vec::new(),
-                    links: Vec::new(),
+                    links: BTreeMap::new(),
                     spread: Vec::new(),
                 })
                 .collect(),
@@ -458,7 +458,7 @@ impl Tlb {
     pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
         self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
         self.areas.links_mut(self.current)[slot as usize] = code;
-        self.contexts[self.current].links.push((slot, linear & !0xfff));
+        self.contexts[self.current].links.entry(linear).or_default().push(slot);
     }
 
     /// After a flush: the code pages of the current context and their pages of RAM, to be compared
@@ -482,19 +482,15 @@ impl Tlb {
         context.spread.push((pages.iter().map(|page| page.0).collect(), code));
     }
 
-    /// Lets the current context's jumps and links to one piece of code lead to another.
-    pub(crate) fn redirect(&mut self, from: u64, to: u64) {
-        let Self { areas, contexts, .. } = self;
-        let context = &contexts[self.current];
-        let jumps = areas.jumps_mut(self.current);
-        for &place in &context.jumps {
-            let entry = &mut jumps[place as usize];
-            if entry.code == from {
-                entry.code = to;
-            }
+    /// Lets the current context's jumps and links to a linear address lead to other code.
+    pub(crate) fn redirect(&mut self, linear: u64, from: u64, to: u64) {
+        let Self { areas, contexts, current, .. } = self;
+        let entry = &mut areas.jumps_mut(*current)[jump_slot(linear)];
+        if entry.linear == linear && entry.code == from {
+            entry.code = to;
         }
-        let links = areas.links_mut(self.current);
-        for &(slot, _) in &context.links {
+        let links = areas.links_mut(*current);
+        for &slot in contexts[*current].links.get(&linear).into_iter().flatten() {
             if links[slot as usize] == from {
                 links[slot as usize] = to;
             }
@@ -507,7 +503,7 @@ impl Tlb {
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
-        for (slot, _) in std::mem::take(&mut self.contexts[index].links) {
+        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
             self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
         }
     }
@@ -516,7 +512,17 @@ impl Tlb {
         if self.contexts[index].code.remove(&page).is_none() {
             return;
         }
-        self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page, |to, _| to == page);
+        self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page);
+        let Self { areas, contexts, unlinked, .. } = self;
+        let links = &mut contexts[index].links;
+        let mut rest = links.split_off(&page);
+        // The last page has no successor.
+        if let Some(next) = page.checked_add(0x1000) {
+            links.append(&mut rest.split_off(&next));
+        }
+        for slot in rest.into_values().flatten() {
+            areas.links_mut(index)[slot as usize] = unlinked[slot as usize];
+        }
         let mut gone = Vec::new();
         self.contexts[index].spread.retain(|(pages, code)| {
             let goes = pages.contains(&page);
@@ -526,18 +532,29 @@ impl Tlb {
             !goes
         });
         if !gone.is_empty() {
-            let goes = |code: u64| gone.contains(&code);
-            self.forget_jumps_where(index, |entry| goes(entry.code), |_, code| goes(code));
+            self.forget_code_in(index, &|code| gone.contains(&code));
         }
     }
 
-    fn forget_jumps_where(
-        &mut self,
-        index: usize,
-        jump: impl Fn(&JumpEntry) -> bool,
-        link: impl Fn(u64, u64) -> bool,
-    ) {
+    /// Drops a context's jumps and links to code that `gone` says is no more.
+    fn forget_code_in(&mut self, index: usize, gone: &impl Fn(u64) -> bool) {
+        self.forget_jumps_where(index, |entry| gone(entry.code));
         let Self { areas, contexts, unlinked, .. } = self;
+        let links = areas.links_mut(index);
+        contexts[index].links.retain(|_, slots| {
+            slots.retain(|&slot| {
+                let goes = gone(links[slot as usize]);
+                if goes {
+                    links[slot as usize] = unlinked[slot as usize];
+                }
+                !goes
+            });
+            !slots.is_empty()
+        });
+    }
+
+    fn forget_jumps_where(&mut self, index: usize, jump: impl Fn(&JumpEntry) -> bool) {
+        let Self { areas, contexts, .. } = self;
         let context = &mut contexts[index];
         let jumps = areas.jumps_mut(index);
         context.jumps.retain(|&place| {
@@ -548,21 +565,13 @@ impl Tlb {
             }
             !goes
         });
-        let links = areas.links_mut(index);
-        context.links.retain(|&(slot, page)| {
-            let goes = link(page, links[slot as usize]);
-            if goes {
-                links[slot as usize] = unlinked[slot as usize];
-            }
-            !goes
-        });
     }
 
     /// Drops every jump and link, in every context, to code that `gone` says is no more.
     pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
         for index in 0..self.contexts.len() {
             self.contexts[index].spread.retain(|&(_, code)| !gone(code));
-            self.forget_jumps_where(index, |entry| gone(entry.code), |_, code| gone(code));
+            self.forget_code_in(index, &gone);
         }
     }
 

@@ -36,6 +36,7 @@ pub(crate) mod cond {
     pub(crate) const EQUAL: u8 = 4;
     pub(crate) const NOT_EQUAL: u8 = 5;
     pub(crate) const SIGN: u8 = 8;
+    pub(crate) const NOT_SIGN: u8 = 9;
 }
 
 /// Host code under construction.

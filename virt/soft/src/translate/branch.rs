@@ -19,7 +19,10 @@ const PAGE: std::ops::Range<i32> = 0..4096;
 impl Emitter<'_> {
     /// Goes to a place known now, with the flags in the host's.
     pub(super) fn jump_to(&mut self, target: i32) {
-        if self.is_in_page(target) {
+        if self.is_sure(target) {
+            if self.source.path.is_some() {
+                self.enter_page(target);
+            }
             let from = self.asm.jmp();
             self.near_link(from, target);
         } else {
@@ -27,9 +30,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// Whether a branch's target is in the block's own page, and so as sure as the block.
-    fn is_in_page(&self, target: i32) -> bool {
-        self.source.path.is_none() && PAGE.contains(&target)
+    /// Whether a branch's target is in the block's own page, or a path's, and so as sure as the
+    /// block.
+    fn is_sure(&self, target: i32) -> bool {
+        if self.source.path.is_none() {
+            return PAGE.contains(&target);
+        }
+        let start = self.source.page.expect("paths are bound to addresses");
+        let page = start.wrapping_add(target as i64 as u64) & !0xfff;
+        self.source.pages.iter().any(|known| known.0 == page)
     }
 
     /// A direct jump within the page; until it is patched it leaves.
@@ -57,7 +66,11 @@ impl Emitter<'_> {
         let site = self.site_at(SiteKind::Link(number), target, 0);
         let recipe = match self.place {
             // Only where a loop closes: a block for each way into it would be too many.
-            Place::Native { recipe, .. } if patch.is_some() && self.is_behind(target) => recipe,
+            Place::Native { recipe, .. }
+                if patch.is_some() && self.source.path.is_none() && self.is_behind(target) =>
+            {
+                recipe
+            }
             _ => None,
         };
         self.links.push(Link { site, patch, slot, stub: 0, through: 0, recipe });
@@ -72,6 +85,15 @@ impl Emitter<'_> {
     /// A branch to another page.
     pub(super) fn cross(&mut self, target: i32) {
         let slot = self.next_slot();
+        self.enter_page(target);
+        self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
+        let link = self.add_link(target, None, Some(slot));
+        // Slots lead to what follows until the target is known.
+        self.leave_unlinked(link);
+    }
+
+    /// Tells code at a branch's target which page it is in.
+    fn enter_page(&mut self, target: i32) {
         let pages = target & !0xfff;
         match self.source.page.map(|page| page.wrapping_add(pages as i64 as u64)) {
             None => {
@@ -86,10 +108,6 @@ impl Emitter<'_> {
             }
             Some(_) => {}
         }
-        self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
-        let link = self.add_link(target, None, Some(slot));
-        // Slots lead to what follows until the target is known.
-        self.leave_unlinked(link);
     }
 
     pub(super) fn next_slot(&self) -> u32 {
@@ -110,7 +128,7 @@ impl Emitter<'_> {
         self.spend(index + 1);
         let target = fact.ins.near_branch_target() as i64 as i32;
         let from = self.asm.jcc(condition);
-        if self.is_in_page(target) {
+        if self.source.path.is_none() && self.is_sure(target) {
             self.near_link(from, target);
         } else {
             self.stubs.push(Stub::Cross { from, target });
@@ -122,7 +140,8 @@ impl Emitter<'_> {
     pub(super) fn branch_aside(&mut self, index: usize, condition: u8, target: i32) {
         self.want_native();
         let from = self.asm.jcc(condition);
-        self.stubs.push(Stub::Aside { from, target, executed: index + 1 });
+        let polled = self.polled;
+        self.stubs.push(Stub::Aside { from, target, executed: index + 1, polled });
     }
 
     /// Writes the return address below the top of the stack.
@@ -318,20 +337,24 @@ impl Emitter<'_> {
                     self.land_here(from);
                     self.leave_unlinked(link);
                 }
-                Stub::Aside { from, target, executed } => {
+                Stub::Aside { from, target, executed, polled } => {
                     self.land_here(from);
                     // The flags are the branch's own, in the host's.
                     self.place = Place::Native { recipe: None, saved: false };
                     self.spend(executed);
+                    if !polled {
+                        self.poll_aside(target);
+                    }
                     self.jump_to(target);
                 }
-                Stub::Elsewhere { from, index, rsp_move, place } => {
+                Stub::Elsewhere { from, index, rsp_move, place, polled } => {
                     self.land_here(from);
-                    self.elsewhere(index, rsp_move, place);
+                    self.place = place;
+                    self.elsewhere(index, rsp_move, polled);
                 }
                 Stub::Cross { from, target } => {
                     self.land_here(from);
-                    self.cross(target);
+                    self.jump_to(target);
                 }
                 Stub::Unit { from, back, x87 } => {
                     self.land_here(from);

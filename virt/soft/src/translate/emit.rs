@@ -33,6 +33,8 @@ pub(crate) struct Source<'a> {
     pub(crate) path: Option<&'a Path>,
     /// The path leads back to its start.
     pub(crate) closes: bool,
+    /// The linear pages that a path holds in.
+    pub(crate) pages: &'a [(u64, u64)],
 }
 
 /// Numbers and places the block will have.
@@ -104,9 +106,9 @@ pub(super) enum Stub {
     /// Leaves through a link whose target is not translated, flags being the host's.
     Unlinked { from: Hole, link: usize },
     /// Leaves through a branch in the middle that is taken, after so many instructions.
-    Aside { from: Hole, target: i32, executed: usize },
+    Aside { from: Hole, target: i32, executed: usize, polled: bool },
     /// Leaves through an indirect branch in the middle that does not go where the path went.
-    Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place },
+    Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place, polled: bool },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Loads the vector (or x87) state, then comes back.
@@ -129,6 +131,8 @@ pub(super) struct Emitter<'a> {
     pub(super) lead: Option<Value>,
     /// The site of the access that comes next.
     pub(super) touching: Option<u32>,
+    /// The budget was looked at; blocks are made so that they need not where they are left.
+    pub(super) polled: bool,
     pub(super) source: &'a Source<'a>,
     pub(super) numbers: Numbers,
     pub(super) shared: &'a Stubs,
@@ -188,6 +192,7 @@ pub(crate) fn translate(
         values: Values::new(),
         lead: None,
         touching: None,
+        polled: source.path.is_none(),
         source,
         numbers,
         shared,

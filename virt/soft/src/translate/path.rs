@@ -12,7 +12,7 @@ use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Source, Stub};
 use super::facts::{Fact, Kind, examine};
 use super::flags::{Place, serves};
-use super::registers::{RSP, S0, S1};
+use super::registers::{BUDGET, RSP, S0, S1};
 use super::site::{Link, SiteKind};
 use crate::cache::layout::LINKS;
 use crate::cache::state::at;
@@ -100,6 +100,7 @@ impl Emitter<'_> {
         for index in 0..count {
             if poll_at == Some(index) || poll_at.is_some() && self.can_poll(index) {
                 self.poll(index);
+                self.polled = true;
                 poll_at = None;
             }
             self.instruction(index);
@@ -191,24 +192,45 @@ impl Emitter<'_> {
             }
         }
         let from = self.asm.jcc(cond::NOT_EQUAL);
-        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place: self.place });
+        let (place, polled) = (self.place, self.polled);
+        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled });
         if rsp_move != 0 {
             self.asm.add_quietly(RSP, rsp_move);
         }
     }
 
+    /// Out of line: looks at the budget where a path is left before it did, with the flags in the
+    /// host's. Else branches from path to path could go round for ever.
+    pub(super) fn poll_aside(&mut self, target: i32) {
+        self.save_flags();
+        self.place = Place::Saved;
+        let site = self.site_at(SiteKind::Poll, target, 0);
+        self.asm.rr(true, &[0x85], BUDGET, BUDGET);
+        let goes_on = self.asm.jcc(cond::NOT_SIGN);
+        self.go_out(site, false);
+        self.asm.land(goes_on);
+        self.want_native();
+    }
+
     /// Out of line: an indirect branch of the path that goes elsewhere, to the target in S0.
-    pub(super) fn elsewhere(&mut self, index: usize, rsp_move: i32, place: Place) {
-        self.place = place;
+    pub(super) fn elsewhere(&mut self, index: usize, rsp_move: i32, polled: bool) {
         if rsp_move != 0 {
             self.move_rsp(rsp_move);
         }
         self.spend(index + 1);
+        let offset = self.facts[index].offset;
+        if !polled {
+            let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
+            self.asm.rr(true, &[0x85], BUDGET, BUDGET);
+            let goes_on = self.asm.jcc(cond::NOT_SIGN);
+            self.asm.store(Mem::Gs(at::TARGET), S0);
+            self.go_out(site, false);
+            self.asm.land(goes_on);
+        }
         let slot = self.next_slot();
         self.asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
         let stub = self.base() + self.asm.here() as u32;
         let link = self.numbers.first_link + self.links.len() as u32;
-        let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Elsewhere { link, rsp_move }, offset, 0);
         self.asm.store(Mem::Gs(at::TARGET), S0);
         self.go_out(site, false);

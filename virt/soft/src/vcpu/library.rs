@@ -29,9 +29,9 @@ pub(crate) const CODE_BYTES: usize = 64 << 20;
 /// Of it, for code that runs often; the rest is for ways out.
 const HOT_BYTES: usize = 40 << 20;
 /// More than any block needs.
-const BLOCK_RESERVE: usize = 64 << 10;
-/// Slots one block can have: where both ways of its last branch leave the page.
-const SLOTS_PER_BLOCK: usize = 2;
+const BLOCK_RESERVE: usize = 512 << 10;
+/// Slots one block can have (where ways of its last branch leave the page), and its gate.
+const SLOTS_PER_BLOCK: usize = 4;
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
@@ -200,7 +200,12 @@ impl Library {
 
     /// Whether everything must be dropped before another block is translated.
     pub(super) fn is_full(&self) -> bool {
-        !self.code.has(BLOCK_RESERVE) || self.slots as usize + SLOTS_PER_BLOCK > LINK_SLOTS
+        !self.has_slots(SLOTS_PER_BLOCK)
+    }
+
+    /// Whether a block of any size finds room, with so many slots.
+    pub(super) fn has_slots(&self, count: usize) -> bool {
+        self.code.has(BLOCK_RESERVE) && self.slots as usize + count <= LINK_SLOTS
     }
 
     /// How often everything was dropped: numbers from before mean nothing after.

@@ -199,6 +199,7 @@ impl SoftVcpu {
             entry: key.entry,
             path: None,
             closes: false,
+            pages: &[],
         };
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut().expect("asked before");

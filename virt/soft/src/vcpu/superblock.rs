@@ -11,11 +11,14 @@ use std::hash::BuildHasherDefault;
 
 use engine::Exit;
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, Register};
+use interp::Op;
 use interp::cpu::Mode;
 
 use super::SoftVcpu;
+use super::code::Code;
 use super::library::{Key, Library};
 use crate::block::Mix;
+use crate::bus::SoftBus;
 use crate::bus::tlb::Kind;
 use crate::translate::SiteKind;
 use crate::translate::Source;
@@ -178,7 +181,7 @@ impl SoftVcpu {
             let to = to.unwrap_or(leave);
             tlb.set_link(gate.slot, linear, native.block(sibling).key.ram >> 12, to);
             for old in [body, entrance, leave] {
-                tlb.redirect(old, to);
+                tlb.redirect(linear, old, to);
             }
         }
     }
@@ -276,25 +279,54 @@ impl SoftVcpu {
         let start = self.cpu.rip();
         let mut steps = Vec::new();
         let mut exit = None;
-        while steps.len() < LONGEST {
-            let linear = self.cpu.rip();
-            let back = linear == start && steps.len() >= UNROLLED;
-            let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
-            let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
-            if back || joins || far || self.must_look_up() {
+        while !self.must_look_up() {
+            let Ok(Code::Block(block)) = self.code() else { break };
+            let ops = self.cache.get(block).ops.clone();
+            if let Err(ended) = self.record_ops(&ops, start, &mut steps) {
+                exit = ended;
                 break;
             }
-            let Ok(op) = self.one_op() else { break };
-            let before = self.retired;
-            exit = self.step();
-            if exit.is_some() || self.retired != before + 1 || self.cpu.cpl != 3 {
-                break;
-            }
-            steps.push(Step { linear, length: op.len });
         }
         let same = self.cpu.bus.tlb.gs_base() == context && self.cpu.cpl == 3;
         let path = Path { steps, next: self.cpu.rip() };
         (same.then_some(path), exit)
+    }
+
+    /// Interprets and notes a block's instructions. `Err`: the path ends here.
+    fn record_ops(
+        &mut self,
+        ops: &[Op<SoftBus>],
+        start: u64,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Option<Exit>> {
+        for op in ops {
+            let linear = self.cpu.rip();
+            let back = linear == start && steps.len() >= UNROLLED;
+            let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
+            let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
+            if back || joins || far || steps.len() == LONGEST {
+                return Err(None);
+            }
+            let next = linear.wrapping_add(u64::from(op.len));
+            self.cpu.set_rip(next);
+            let outcome = (op.run)(&mut self.cpu, op);
+            let cut = self.cpu.bus.cut;
+            if cut {
+                self.drop_stale_blocks();
+            }
+            if outcome.is_err() {
+                return Err(self.trapped(op.len));
+            }
+            self.retired += 1;
+            if cut || self.cpu.cpl != 3 {
+                return Err(None);
+            }
+            steps.push(Step { linear, length: op.len });
+            if self.cpu.rip() != next {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn must_look_up(&self) -> bool {
@@ -342,10 +374,11 @@ impl SoftVcpu {
             entry: None,
             path: Some(path),
             closes: path.is_closed(),
+            pages: &pages,
         };
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut()?;
-        if native.is_full() {
+        if !native.has_slots(2 * path.steps.len()) {
             return None;
         }
         let (cpuid, announced) = (&bus.shared.cpuid, &mut self.announced);
