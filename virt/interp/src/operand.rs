@@ -4,6 +4,7 @@ use x86::{Exception, Vector, segment::attr};
 
 use crate::bus::{Access, Bus};
 use crate::cpu::{Cpu, Exec, Trap};
+use crate::exec::system::cpuid::is_amd;
 use crate::op::{AddressForm, Op, OpFlags, slot};
 use crate::width::Width;
 
@@ -93,11 +94,10 @@ impl<B: Bus> Cpu<B> {
     ) -> Exec<u64> {
         let descriptor = self.segment(segment);
         let last = offset.wrapping_add(length.max(1) - 1);
-        // Present, writable, expand-up data: what nearly every access meets. A limit of 4 GiB
-        // lets an access wrap around, as the manual leaves open.
+        // Present, writable, expand-up data: what nearly every access meets.
         const KIND: u16 = attr::PRESENT | attr::CODE | attr::DOWN_CONFORMING | attr::WRITE_READ;
         let plain = descriptor.attributes & KIND == attr::PRESENT | attr::WRITE_READ;
-        if plain && (last <= u64::from(descriptor.limit) || descriptor.limit == u32::MAX) {
+        if plain && last <= u64::from(descriptor.limit) {
             return Ok(descriptor.base.wrapping_add(offset) & 0xffff_ffff);
         }
         self.fully_checked_linear(segment, offset, length, access)
@@ -129,7 +129,9 @@ impl<B: Bus> Cpu<B> {
             let top = if descriptor.is_big() { 0xffff_ffff } else { 0xffff };
             offset > limit && last <= top && last >= offset
         } else {
-            last <= limit && last >= offset || descriptor.limit == u32::MAX
+            // A limit of 4 GiB lets an access wrap around on Intel, which leaves it open.
+            last <= limit && last >= offset
+                || descriptor.limit == u32::MAX && !is_amd(&mut self.bus)
         };
         if allowed && inside && descriptor.is_present() {
             return Ok(descriptor.base.wrapping_add(offset) & 0xffff_ffff);

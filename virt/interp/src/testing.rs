@@ -65,6 +65,8 @@ pub(crate) struct FlatBus {
     pub(crate) run_limit: u64,
     /// Compare-exchanges done (atomic accesses).
     pub(crate) atomics: u64,
+    /// What the vector unit does for any instruction; `None`: it can execute none.
+    pub(crate) unit: Option<fn(&mut XsaveArea, &mut Exchange)>,
 }
 
 impl Default for FlatBus {
@@ -89,6 +91,7 @@ impl Default for FlatBus {
             attention_after: None,
             run_limit: 4096,
             atomics: 0,
+            unit: None,
         }
     }
 }
@@ -355,9 +358,11 @@ impl VectorUnit for FlatBus {
         true
     }
     fn prepare(&mut self, _: &Instruction) -> Option<VectorHandle> {
-        None
+        self.unit.map(|_| VectorHandle(0))
     }
-    fn execute(&mut self, _: VectorHandle, _: &mut XsaveArea, _: &mut Exchange) {}
+    fn execute(&mut self, _: VectorHandle, area: &mut XsaveArea, exchange: &mut Exchange) {
+        self.unit.expect("prepared")(area, exchange);
+    }
 }
 
 impl Bus for FlatBus {}

@@ -1,8 +1,10 @@
 //! Near control transfers (SDM vol. 2, JMP, CALL, RET, Jcc, JCXZ, LOOP).
 //!
-//! `LONG` handlers serve 64-bit mode, where operand size is 64 whatever the prefixes (Intel's
-//! reading) and a target only has to be canonical; the others truncate the target to operand size
-//! and check it against the limit of CS. Invariant: nothing changes before the target is checked.
+//! `LONG` handlers serve 64-bit mode, where operand size is 64 and a target only has to be
+//! canonical; the others truncate the target to operand size and check it against the limit of CS.
+//! On AMD a prefix makes operand size 16 in 64-bit mode too (APM vol. 3, table B-1), without a
+//! limit; which branches those are, the decoder knows. Invariant: nothing changes before the target
+//! is checked.
 
 use x86::Cr4;
 
@@ -34,8 +36,11 @@ fn wide_canonical<B: Bus>(cpu: &Cpu<B>, address: u64) -> bool {
 /// #GP(0) unless code can go on at `target`, already truncated to operand size.
 #[inline(always)]
 fn check<B: Bus, const LONG: bool>(cpu: &mut Cpu<B>, target: u64) -> Exec {
-    let good =
-        if LONG { is_canonical(cpu, target) } else { target <= u64::from(cpu.segment(CS).limit) };
+    let good = if LONG {
+        is_canonical(cpu, target)
+    } else {
+        target <= u64::from(cpu.segment(CS).limit) || cpu.is_long()
+    };
     if good { Ok(()) } else { Err(cpu.gp0()) }
 }
 
@@ -103,7 +108,7 @@ pub fn jump_to<B: Bus, W: Width, const MEMORY: bool>(cpu: &mut Cpu<B>, op: &Op<B
     Ok(())
 }
 
-/// Operand size 64 exists in 64-bit mode only; there, no other near branch does on Intel.
+/// Operand size 64 exists in 64-bit mode only.
 #[inline(always)]
 fn check_for<B: Bus, W: Width>(cpu: &mut Cpu<B>, target: u64) -> Exec {
     if W::BITS == 64 { check::<B, true>(cpu, target) } else { check::<B, false>(cpu, target) }

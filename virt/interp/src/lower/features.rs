@@ -4,10 +4,11 @@
 //! Features not listed are either in every 64-bit processor or nothing an instruction group
 //! implements. SVM, VMX and SMX are the system group's decision.
 
-use iced_x86::{Code, CpuidFeature, Instruction};
+use iced_x86::{Code, CpuidFeature, Instruction, OpKind};
 
 use super::CodeSize;
 use crate::bus::Bus;
+use crate::exec::system::cpuid::is_amd;
 
 /// A CPUID register.
 #[derive(Clone, Copy)]
@@ -30,10 +31,24 @@ pub fn announced<B: Bus>(instruction: &Instruction, size: CodeSize, bus: &mut B)
     if matches!(instruction.code(), Code::Lahf | Code::Sahf) && size == CodeSize::Bits64 {
         return is_set(bus, (EXTENDED, 0, Ecx, 0));
     }
+    if is_register_prefetch(instruction) && is_amd(bus) {
+        return false;
+    }
     instruction
         .cpuid_features()
         .iter()
         .all(|&feature| location(feature).is_none_or(|place| is_set(bus, place)))
+}
+
+/// 0F 0D with a register: no operation on Intel, undefined on AMD (APM vol. 3, PREFETCHx).
+pub fn is_register_prefetch(instruction: &Instruction) -> bool {
+    let prefetch = matches!(
+        instruction.code(),
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    );
+    prefetch && instruction.op0_kind() == OpKind::Register
 }
 
 fn is_set<B: Bus>(bus: &mut B, (leaf, subleaf, output, bit): Location) -> bool {

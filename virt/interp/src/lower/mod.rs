@@ -14,6 +14,7 @@ use iced_x86::{
 
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
+use crate::exec::system::cpuid::is_amd;
 use crate::op::{AddressForm, Handler, Op, OpFlags, slot};
 use crate::vector;
 
@@ -40,7 +41,7 @@ pub struct DecodeError;
 pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>, DecodeError> {
     let window = &bytes[..bytes.len().min(15)];
     let mut instruction = Instruction::default();
-    let (error, position) = decode_into(&mut instruction, window, size, OPTIONS);
+    let (error, position) = decode_for_vendor(&mut instruction, window, size, is_amd(bus));
     if instruction.is_invalid() {
         return match error {
             DecoderError::NoMoreBytes => Err(DecodeError),
@@ -73,6 +74,24 @@ pub fn decode<B: Bus>(bytes: &[u8], size: CodeSize, bus: &mut B) -> Result<Op<B>
 
 /// 0F0D and 0F18-0F1F are hints: prefetches, ENDBR and all that is not announced do nothing.
 const OPTIONS: u32 = DecoderOptions::FORCE_RESERVED_NOP;
+
+/// Decodes as the guest's vendor does: on AMD, near branches obey an operand-size prefix in 64-bit
+/// mode too, far ones know no 64-bit offset, and UD0 has no ModRM byte (APM vol. 3, 1.2.2, 3).
+fn decode_for_vendor(
+    instruction: &mut Instruction,
+    window: &[u8],
+    size: CodeSize,
+    amd: bool,
+) -> (DecoderError, usize) {
+    let options = if amd { OPTIONS | DecoderOptions::AMD } else { OPTIONS };
+    let found = decode_into(instruction, window, size, options);
+    let names_cr8 = |index| instruction.op_register(index) == Register::CR8;
+    if amd && (names_cr8(0) || names_cr8(1)) {
+        // LOCK MOV CR0 would be CR8 where CPUID announced it; with REX.R it is in any case.
+        return decode_into(instruction, window, size, OPTIONS);
+    }
+    found
+}
 
 /// Decodes at IP 0; gives the error, if it is invalid, and the bytes consumed.
 fn decode_into(

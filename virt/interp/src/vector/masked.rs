@@ -8,6 +8,7 @@ use super::gate::{self, AVX, MMX, SSE};
 use super::x87::{mmx_begin, mmx_register};
 use crate::bus::{Access, Bus};
 use crate::cpu::{Cpu, Exec};
+use crate::exec::system::cpuid::is_amd;
 use crate::op::{Handler, Op};
 use crate::operand::truncate;
 
@@ -160,6 +161,7 @@ fn gather<B: Bus, const DATA: usize, const INDEX: usize>(cpu: &mut Cpu<B>, op: &
     let mut value: [u8; 32] = vector(&cpu.state.xsave, op.dst);
     let count = op.imm as usize & 15;
     let length = op.src2 as usize & 63;
+    let mut raw = mask;
     // The mask is its sign bits from the start, as an interrupted gather shows it.
     for number in 0..32 / DATA {
         let here = number * DATA..(number + 1) * DATA;
@@ -180,13 +182,21 @@ fn gather<B: Bus, const DATA: usize, const INDEX: usize>(cpu: &mut Cpu<B>, op: &
                 value[16..].fill(0);
             }
             if let Err(trap) = loaded {
+                if is_amd(&mut cpu.bus) {
+                    // There the mask elements yet to come keep all their bits, and what lies above
+                    // an XMM register stays until the end.
+                    mask = raw;
+                    let above: [u8; 32] = vector(&cpu.state.xsave, op.dst);
+                    value[length..].copy_from_slice(&above[length..]);
+                }
                 // What has been gathered stays; its mask elements are clear.
                 set_vector::<32, true>(&mut cpu.state.xsave, op.dst, &value);
                 set_vector::<32, true>(&mut cpu.state.xsave, op.src, &mask);
                 return Err(trap);
             }
         }
-        mask[here].fill(0);
+        mask[here.clone()].fill(0);
+        raw[here].fill(0);
     }
     value[count * DATA..].fill(0);
     set_vector::<32, true>(&mut cpu.state.xsave, op.dst, &value);

@@ -3,7 +3,7 @@
 //! `op.imm` holds the unit's handle in bits 31:0 and the memory operand's size in bits 39:32;
 //! `op.extra` says what else there is to move.
 
-use iced_x86::{EncodingKind, Instruction, Mnemonic, OpKind};
+use iced_x86::{CpuidFeature, EncodingKind, Instruction, Mnemonic, OpKind};
 use x86::{Cr4, Exception, Vector};
 
 use super::gate::{self, AVX, MMX, SSE, SSE_MMX};
@@ -11,6 +11,7 @@ use super::x87::mmx_begin;
 use super::{Exchange, STATUS_FLAGS, VectorHandle, any_register};
 use crate::bus::{Access, Bus};
 use crate::cpu::{Cpu, Exec, Trap};
+use crate::exec::system::cpuid::is_amd;
 use crate::op::{Handler, Op};
 
 /// The memory operand is read.
@@ -45,7 +46,7 @@ pub(super) fn lower<B: Bus>(
     let VectorHandle(handle) = bus.prepare(instruction)?;
     let size = instruction.memory_size().size() as u64;
     op.imm = u64::from(handle) | size << 32;
-    op.extra = describe(instruction, op, vex);
+    op.extra = describe(instruction, op, vex, bus);
     Some(match (vex, xmm, mmx) {
         (true, ..) => by_operands::<B, AVX>(op.extra),
         (_, true, false) => by_operands::<B, SSE>(op.extra),
@@ -64,7 +65,7 @@ fn by_operands<B: Bus, const GATE: u8>(extra: u8) -> Handler<B> {
     }
 }
 
-fn describe<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool) -> u8 {
+fn describe<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool, bus: &mut B) -> u8 {
     let mut extra = 0;
     for index in 0..instruction.op_count() {
         match instruction.op_kind(index) {
@@ -79,7 +80,12 @@ fn describe<B: Bus>(instruction: &Instruction, op: &mut Op<B>, vex: bool) -> u8 
     }
     // The memory size is the encoding's: it is there for register forms too.
     let in_memory = extra & (LOADS | STORES) != 0;
-    if in_memory && !vex && instruction.memory_size().size() == 16 && !is_string(instruction) {
+    let lax = vex || is_string(instruction);
+    if in_memory
+        && !lax
+        && instruction.memory_size().size() == 16
+        && !(is_sha(instruction) && is_amd(bus))
+    {
         extra |= ALIGNED;
     }
     if instruction.rflags_modified() & STATUS_FLAGS != 0 {
@@ -129,6 +135,12 @@ fn is_string(instruction: &Instruction) -> bool {
     )
 }
 
+/// SHA-1 and SHA-256: AMD's processors take their operand at any address, Intel's an aligned one
+/// (SDM vol. 2, exceptions type 4).
+fn is_sha(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().contains(&CpuidFeature::SHA)
+}
+
 /// The handle in an op.
 #[inline(always)]
 pub(super) fn handle<B: Bus>(op: &Op<B>) -> VectorHandle {
@@ -160,7 +172,9 @@ fn general<B: Bus, const GATE: u8>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     if op.extra & LOADS != 0 {
         load_memory(cpu, op, &mut exchange)?;
     }
-    if GATE == MMX && op.extra & STORES != 0 {
+    // VCVTPS2PH converts first on Intel, raising flags and exceptions even where it cannot store;
+    // on AMD a place that cannot be written is found first.
+    if op.extra & STORES != 0 && (GATE == MMX || is_amd(&mut cpu.bus)) {
         probe_store(cpu, op)?;
     }
     if op.extra & (GENERAL_IN | GENERAL_OUT) != 0 {
@@ -205,7 +219,7 @@ pub(super) fn load_memory<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut E
 }
 
 /// Checks that the memory operand can be written, before x87 state becomes MMX state.
-fn probe_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
+pub(super) fn probe_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>) -> Exec {
     let length = size(op) as u64;
     let at = cpu.linear(op, length, Access::Write)?;
     match cpu.bus.probe(at, length, Access::Write) {

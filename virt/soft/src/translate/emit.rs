@@ -227,7 +227,9 @@ fn decode(
     facts: &mut Vec<Fact>,
     announced: &mut dyn FnMut(&Instruction) -> bool,
 ) {
-    let options = DecoderOptions::FORCE_RESERVED_NOP;
+    // With AMD's reading of near branches, for any vendor: those with an operand-size prefix are
+    // then of 16 bits and left to the interpreter, which knows the guest's.
+    let options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::AMD;
     let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), options);
     let mut ins = Instruction::default();
     let mut passed = 0;

@@ -5,6 +5,8 @@ use iced_x86::{
     InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
+use interp::lower::features::is_register_prefetch;
+
 use super::flags::STATUS;
 use super::registers::is_taken;
 
@@ -440,6 +442,7 @@ fn kind_of(ins: &Instruction) -> Kind {
         return Kind::Interpret;
     }
     match ins.mnemonic() {
+        _ if is_register_prefetch(ins) => Kind::Interpret,
         M::Nop
         | M::Endbr64
         | M::Endbr32
@@ -517,11 +520,17 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
         implicit || register
     });
     let vsib = ins.is_vsib();
+    // Vendors differ on its alignment.
+    let sha = has_memory(ins) && ins.cpuid_features().contains(&CpuidFeature::SHA);
+    // Undefined for counts over 16, and not alike on all hosts.
+    let pair = matches!(ins.mnemonic(), M::Shld | M::Shrd) && operand_size(ins) == 2;
     let high_byte = has_memory(ins)
         && (0..ins.op_count())
             .any(|i| ins.op_kind(i) == OpKind::Register && is_high_byte(ins.op_register(i)));
     odd_operand
         || vsib
+        || sha
+        || pair
         || high_byte
         || ins.is_string_instruction()
         || matches!(
@@ -552,6 +561,9 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
                 | M::Fxsave64
                 | M::Fxrstor
                 | M::Fxrstor64
+                // Hosts that know misaligned exception masks take a bit that guests may not set.
+                | M::Ldmxcsr
+                | M::Vldmxcsr
                 | M::Fnsave
                 | M::Frstor
                 | M::Fnstenv

@@ -105,10 +105,12 @@ fn exceptions(text: &mut String, case: &Case, host: &Outcome, ours: &Outcome) {
     let address = |o: &Outcome| if ordered { o.address } else { 0 };
     let told = |o: &Outcome| (o.vector, code(o), address(o));
     // CALL to a bad address through a bad stack may report either, XRSTOR a bad header or an
-    // absent page.
+    // absent page, CMPS its first bad operand or its second.
     let faults = |o: &Outcome| matches!(o.vector, 12..=14);
-    let free =
-        instruction.mnemonic() == Mnemonic::Call || instruction.code().op_code().is_save_restore();
+    let free = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Call | Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq
+    ) || instruction.code().op_code().is_save_restore();
     if free && faults(host) && faults(ours) && host.after.rip == ours.after.rip {
         return;
     }

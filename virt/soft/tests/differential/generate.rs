@@ -6,7 +6,7 @@ use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpKind, Register, RflagsBit
 
 use crate::case::{CODE, CODE_SIZE, Case, Machine, START, WINDOW, WINDOW_SIZE};
 use crate::machine;
-use crate::operands::{Builder, is_undefined};
+use crate::operands::{Builder, is_undefined, is_word_pair};
 use crate::random::Random;
 
 /// Makes cases by seed.
@@ -47,7 +47,10 @@ impl<'a> Generator<'a> {
             };
             let target = builder.target;
             self.add_prefixes(&mut random, &mut instruction);
-            if is_undefined(&instruction) || !first && !can_follow(&instruction, undefined) {
+            if is_undefined(&instruction)
+                || is_addressed_by_mask(&instruction)
+                || !first && !can_follow(&instruction, undefined)
+            {
                 if first {
                     return None;
                 }
@@ -111,6 +114,7 @@ impl<'a> Generator<'a> {
         target: Option<u64>,
     ) {
         use Mnemonic as M;
+        clear_misaligned(machine, instruction, target);
         let place = target
             .map(|target| target.wrapping_sub(WINDOW) as usize)
             .filter(|&place| place < WINDOW_SIZE - 1024);
@@ -142,6 +146,9 @@ impl<'a> Generator<'a> {
             // It underflows by rules of its own: whether an exact tiny result raises UE is not seen
             // when UE is masked, and flush-to-zero does not apply.
             M::Vcvtps2ph => machine.image[25] |= 8,
+            M::Shld | M::Shrd if is_word_pair(instruction) && machine.gpr[1] & 31 > 16 => {
+                machine.gpr[1] &= !16;
+            }
             M::Leave | M::Enter => machine.gpr[5] = WINDOW + 0x800 + random.below(128) * 8,
             M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => {
                 machine.gpr[7] = WINDOW + 0x800 + random.below(128);
@@ -208,6 +215,31 @@ fn little(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(whole)
 }
 
+/// XSAVE and kin with an address that hangs on their mask in EDX:EAX.
+fn is_addressed_by_mask(instruction: &Instruction) -> bool {
+    let mnemonic = format!("{:?}", instruction.mnemonic());
+    let masked = mnemonic.starts_with("Xsave") || mnemonic.starts_with("Xrstor");
+    let registers = [instruction.memory_base(), instruction.memory_index()];
+    let mask =
+        |register: &Register| matches!(register.full_register(), Register::RAX | Register::RDX);
+    masked && registers.iter().any(mask)
+}
+
+/// Clears misaligned exception masks (bit 17) in an MXCSR that will be loaded: they are not
+/// announced to guests, whatever the host has.
+fn clear_misaligned(machine: &mut Machine, instruction: &Instruction, target: Option<u64>) {
+    let name = format!("{:?}", instruction.mnemonic());
+    let mxcsr = match name.as_str() {
+        "Ldmxcsr" | "Vldmxcsr" => 0,
+        "Fxrstor" | "Fxrstor64" | "Xrstor" | "Xrstor64" => 24,
+        _ => return,
+    };
+    let third = target.map(|target| target.wrapping_sub(WINDOW).wrapping_add(mxcsr + 2) as usize);
+    if let Some(byte) = third.and_then(|at| machine.window.get_mut(at)) {
+        *byte &= !2;
+    }
+}
+
 /// An XSAVE area's header and MXCSR: mostly valid ones.
 fn header(random: &mut Random, area: &mut [u8]) {
     if !random.once_in(8) {
@@ -233,7 +265,15 @@ pub(crate) fn still_undefined(undefined: u32, instruction: &Instruction) -> u32 
         M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Rol | M::Ror | M::Rcl | M::Rcr
     );
     let written = if shift { 0 } else { instruction.rflags_written() };
-    undefined & !written | instruction.rflags_undefined()
+    undefined & !written | instruction.rflags_undefined() | full_turn(instruction)
+}
+
+/// RCL and RCR by an immediate over 1 leave OF undefined, also where they turn a byte or a word all
+/// the way round, which iced takes for no rotation.
+fn full_turn(instruction: &Instruction) -> u32 {
+    let rotates = matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr);
+    let immediate = rotates && instruction.op1_kind() == OpKind::Immediate8;
+    if immediate && instruction.immediate8() & 31 > 1 { RflagsBits::OF } else { 0 }
 }
 
 /// Whether an instruction may come after others that left these flags undefined.
@@ -248,10 +288,14 @@ fn can_follow(instruction: &Instruction, undefined: u32) -> bool {
             | Mnemonic::Popfd
             | Mnemonic::Popfq
             | Mnemonic::Vcvtps2ph
+            | Mnemonic::Ldmxcsr
+            | Mnemonic::Vldmxcsr
             | Mnemonic::Maskmovq
             | Mnemonic::Maskmovdqu
             | Mnemonic::Vmaskmovdqu
     );
+    // By CL, which others may have changed.
+    let suited = suited || is_word_pair(instruction) && instruction.op2_register() == Register::CL;
     let blurred = read & undefined != 0 || pushes_flags && undefined != 0;
     !(blurred || branches || saves || suited)
 }

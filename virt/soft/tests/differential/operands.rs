@@ -86,6 +86,19 @@ impl Builder<'_> {
                 }
                 Some(())
             }
+            K::br16_1 | K::br16_2 => {
+                // Only on AMD, in 64-bit mode: to where nothing is.
+                instruction.set_op_kind(index, OpKind::NearBranch16);
+                let after = (CODE + START as u64) as u16;
+                let away = self.random.below(100) as u16;
+                let back = self.random.once_in(2);
+                instruction.set_near_branch16(if back {
+                    after.wrapping_sub(away)
+                } else {
+                    after.wrapping_add(away)
+                });
+                Some(())
+            }
             K::br32_1 | K::br32_4 | K::br64_1 | K::br64_4 => {
                 let short = matches!(kind, K::br32_1 | K::br64_1);
                 let away =
@@ -348,6 +361,15 @@ impl Builder<'_> {
 pub(crate) fn is_undefined(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         Mnemonic::Bswap => instruction.op0_register().size() == 2,
+        Mnemonic::Shld | Mnemonic::Shrd if is_word_pair(instruction) => {
+            instruction.op2_kind() == OpKind::Immediate8 && instruction.immediate8() & 31 > 16
+        }
         _ => false,
     }
+}
+
+/// SHLD and SHRD of 16 bits, whose results are undefined for counts over 16.
+pub(crate) fn is_word_pair(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd)
+        && instruction.op1_register().size() == 2
 }

@@ -2,6 +2,7 @@
 
 use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};
 use soft::simd::host_features;
+use x86::cpuid::Vendor;
 
 /// The instructions of a code size, by the start of their mnemonic if given.
 pub(crate) fn codes(bitness: u32, only: &str) -> Vec<Code> {
@@ -11,8 +12,26 @@ pub(crate) fn codes(bitness: u32, only: &str) -> Vec<Code> {
         .collect()
 }
 
+/// Near branches of operand size 16 in 64-bit mode, which AMD has.
+fn is_short_branch(code: Code) -> bool {
+    code.op_code()
+        .op_kinds()
+        .iter()
+        .any(|&kind| matches!(kind, OpCodeOperandKind::br16_1 | OpCodeOperandKind::br16_2))
+        || matches!(code, Code::Call_rm16 | Code::Jmp_rm16)
+}
+
+/// Whether the host is AMD's, as [`interp`] sees it.
+fn host_is_amd() -> bool {
+    let leaf = core::arch::x86_64::__cpuid(0);
+    leaf.ebx == Vendor::Amd.words()[0]
+}
+
 fn is_selected(code: Code, bitness: u32) -> bool {
     let info = code.op_code();
+    if is_short_branch(code) && (bitness != 64 || !host_is_amd()) {
+        return false;
+    }
     info.is_instruction()
         && info.is_available_in_mode(bitness)
         && matches!(code.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
@@ -83,8 +102,6 @@ fn is_excluded_operand(kind: OpCodeOperandKind) -> bool {
             | OpCodeOperandKind::ds
             | OpCodeOperandKind::fs
             | OpCodeOperandKind::gs
-            | OpCodeOperandKind::br16_1
-            | OpCodeOperandKind::br16_2
             | OpCodeOperandKind::brdisp_2
             | OpCodeOperandKind::brdisp_4
     )
@@ -127,7 +144,12 @@ fn is_far(code: Code) -> bool {
     !matches!(code.mnemonic(), Mnemonic::Call | Mnemonic::Jmp)
         || !matches!(
             code,
-            Code::Call_rel32_32
+            Code::Call_rel16
+                | Code::Call_rm16
+                | Code::Jmp_rel8_16
+                | Code::Jmp_rel16
+                | Code::Jmp_rm16
+                | Code::Call_rel32_32
                 | Code::Call_rel32_64
                 | Code::Call_rm32
                 | Code::Call_rm64

@@ -13,6 +13,7 @@ mod other;
 mod shifts;
 mod stack;
 mod strings;
+mod vendor;
 
 use std::vec::Vec;
 

@@ -16,6 +16,8 @@ pub(super) fn lower<B: Bus>(i: &Instruction, size: CodeSize, op: &mut Op<B>) -> 
         OpKind::NearBranch64 => 64,
         _ => 0,
     };
+    // With operand size 16, which AMD has in 64-bit mode, targets are cut as elsewhere.
+    let long = long && branch_bits != 16;
     let handler = match i.mnemonic() {
         Mnemonic::Jmp if branch_bits != 0 => {
             pick(long, branch::jump::<B, true>, branch::jump::<B, false>)

@@ -14,6 +14,7 @@ use super::super::gate;
 use super::{ST_END, ST_OFFSET, head, put, put_image, registers, set_head, set_registers};
 use crate::bus::{Access, Bus};
 use crate::cpu::{Cpu, Exec};
+use crate::exec::system::cpuid::is_amd;
 use crate::op::Op;
 
 const X87: u64 = Xcr0::X87.bits();
@@ -82,9 +83,11 @@ fn operand<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, access: Access) -> Exec<u64> {
 }
 
 /// Checks that the header and the pieces of some components can be written; pieces that are not
-/// asked for need not even exist.
+/// asked for need not even exist, but for AMD, which touches the start of the area in any case.
 fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, pkru_at: u64) -> Exec {
     let length = registers(cpu) * 16;
+    let start = if is_amd(&mut cpu.bus) { WORDS } else { 0 };
+    let wanted = components | HEADER | start;
     let pieces = [
         (X87, 0..24),
         (WORDS, 24..32),
@@ -94,7 +97,7 @@ fn probe<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, at: u64, components: u64, pkru_at
         (AVX, YMM_HI_OFFSET..YMM_HI_OFFSET + length),
     ];
     for (owner, range) in pieces {
-        if owner & (components | HEADER) != 0 {
+        if owner & wanted != 0 {
             let start = at.wrapping_add(range.start as u64);
             probe_write(cpu, op, start, range.len() as u64)?;
         }

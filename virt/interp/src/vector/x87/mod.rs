@@ -14,6 +14,7 @@ use super::unit::{self, FLAGS_IN, FLAGS_OUT, LOADS, STORES};
 use super::{Exchange, STATUS_FLAGS, VectorHandle, gate};
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec};
+use crate::exec::system::cpuid::is_amd;
 use crate::flags::LazyFlags;
 use crate::op::{Handler, Op};
 
@@ -107,10 +108,14 @@ fn execute_store<B: Bus>(cpu: &mut Cpu<B>, op: &Op<B>, exchange: &mut Exchange) 
     let mut before = [0; ST_OFFSET + 128];
     before.copy_from_slice(&cpu.state.xsave.0[..ST_OFFSET + 128]);
     cpu.bus.execute(unit::handle(op), &mut cpu.state.xsave, exchange);
-    if is_withheld(&cpu.state.xsave) {
-        return Ok(());
-    }
-    let stored = cpu.store_operand(op, &exchange.memory.0[..unit::size(op)], false);
+    let stored = if !is_withheld(&cpu.state.xsave) {
+        cpu.store_operand(op, &exchange.memory.0[..unit::size(op)], false)
+    } else if is_amd(&mut cpu.bus) {
+        // What is not stored still has to have a place there.
+        unit::probe_store(cpu, op)
+    } else {
+        Ok(())
+    };
     if stored.is_err() {
         cpu.state.xsave.0[..ST_OFFSET + 128].copy_from_slice(&before);
     }
