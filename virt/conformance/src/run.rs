@@ -207,7 +207,7 @@ fn run_one(
                 let bytes = bytes[..usize::from(length)].to_vec();
                 break Ok(Some(Ended::Unsupported { cpu: index as u32, rip, bytes }));
             }
-            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Debug(_)) => {
+            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Deadline | Exit::Debug(_)) => {
                 if bench.stop.load(Ordering::Acquire) {
                     break Ok(None);
                 }

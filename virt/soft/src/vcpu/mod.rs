@@ -8,6 +8,7 @@ mod library;
 mod native;
 mod run;
 mod superblock;
+mod virtual_time;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,8 +54,6 @@ pub(crate) struct SoftVcpu {
     timer_due: u64,
     /// Blocks until the timer is looked at again.
     until_timer_check: u32,
-    /// Instructions executed since creation.
-    retired: u64,
 }
 
 impl SoftVcpu {
@@ -78,7 +77,6 @@ impl SoftVcpu {
             second_nmi: false,
             timer_due: u64::MAX,
             until_timer_check: 0,
-            retired: 0,
         })
     }
 }
@@ -106,11 +104,13 @@ impl Vcpu for SoftVcpu {
         self.cpu.bus.io.lend(io);
         let lent = Lent(self);
         let _guard = lent.0.guard();
-        Ok(lent.0.run_until(until))
+        let exit = lent.0.run_until(until);
+        lent.0.cpu.bus.publish_time();
+        Ok(exit)
     }
 
     fn state(&mut self) -> Result<CpuState, EngineError> {
-        let now = self.shared.now(&self.own);
+        let now = self.cpu.bus.now();
         let mut state = self.cpu.export().clone();
         let lapic = self.own.lapic();
         state.lapic = lapic.save(now);
@@ -120,13 +120,17 @@ impl Vcpu for SoftVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.own.tsc_offset.store(state.msrs.tsc_offset, Ordering::Relaxed);
-        let now = self.shared.now(&self.own);
+        let now = self.cpu.bus.now();
         *self.own.lapic() =
             Lapic::from_state(&state.lapic, state.msrs.apic_base, self.own.index, now);
         self.cpu.import(state);
         self.cpu.bus.tlb.flush_all();
         self.own.attention.fetch_or(attention::INTERRUPT, Ordering::AcqRel);
         Ok(())
+    }
+
+    fn retired(&self) -> Option<u64> {
+        Some(self.cpu.bus.retired)
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -227,6 +227,7 @@ impl SoftVcpu {
             avx,
             x87: usable && native_errors,
             time,
+            counted_time: self.cpu.bus.is_virtual(),
             kernel: self.cpu.cpl == 0,
             grouped: true,
             windows: false,
@@ -242,7 +243,11 @@ impl SoftVcpu {
         let rip = self.cpu.rip();
         let bases = [self.cpu.state.segments[4].base, self.cpu.state.segments[5].base];
         let msrs = &self.cpu.state.msrs;
-        let (tsc_offset, tsc_aux) = (msrs.tsc_offset, msrs.tsc_aux as u32);
+        let (mut tsc_offset, tsc_aux) = (msrs.tsc_offset, msrs.tsc_aux as u32);
+        if self.cpu.bus.is_virtual() {
+            // RDTSC: plus what of the budget is spent, which is this less what is left.
+            tsc_offset = tsc_offset.wrapping_add(self.cpu.bus.virtual_ns()).wrapping_add(budget);
+        }
         let kernel_gs_base = msrs.kernel_gs_base;
         let hidden = Flags::STATUS | Flags::IF | Flags::RF | Flags::VM;
         let other_flags = self.cpu.state.rflags & !hidden.bits() | Flags::FIXED.bits();
@@ -314,7 +319,7 @@ impl SoftVcpu {
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
         let used = self.native_budget - state.budget + executed;
-        self.retired += used as u64;
+        self.cpu.bus.retired += used as u64;
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {
             Place::Recipe(recipe) => recipe.evaluate(&state.regs, state.kept),
@@ -343,7 +348,7 @@ impl SoftVcpu {
         if let Some(rsp_move) = refused {
             let rsp = &mut self.cpu.regs[4];
             *rsp = rsp.wrapping_sub(rsp_move as i64 as u64);
-            self.retired -= 1;
+            self.cpu.bus.retired -= 1;
         }
         if used > 2000 {
             self.until_timer_check = 0;
@@ -418,7 +423,7 @@ impl SoftVcpu {
         if outcome.is_err() {
             return self.trapped(op.len);
         }
-        self.retired += 1;
+        self.cpu.bus.retired += 1;
         None
     }
 

@@ -285,9 +285,9 @@ impl SoftVcpu {
                 break;
             }
             let Ok(op) = self.one_op() else { break };
-            let before = self.retired;
+            let before = self.cpu.bus.retired;
             exit = self.step();
-            if exit.is_some() || self.retired != before + 1 || self.cpu.cpl != 3 {
+            if exit.is_some() || self.cpu.bus.retired != before + 1 || self.cpu.cpl != 3 {
                 break;
             }
             steps.push(Step { linear, length: op.len });
