@@ -92,7 +92,7 @@ impl EventLog {
 
     /// Something between two instructions.
     pub(crate) fn event(&self, event: GuestEvent) {
-        let GuestEvent { rip, kind } = event;
+        let GuestEvent { rip, kind, .. } = event;
         let words = match kind {
             EventKind::Interrupt { vector } => [7, rip, vector.into(), 0],
             EventKind::Nmi => [8, rip, 0, 0],
@@ -114,17 +114,13 @@ impl EventLog {
         });
     }
 
-    fn note(
-        &self,
-        words: [u64; 4],
-        show: impl FnOnce(&mut dyn Write, u64) -> std::io::Result<()>,
-    ) {
+    fn note(&self, words: [u64; 4], show: impl FnOnce(&mut dyn Write, u64) -> std::io::Result<()>) {
         let now = self.time.instructions();
         let mut state = lock(&self.state);
         state.digest.events += 1;
         let bytes = [now].into_iter().chain(words).flat_map(u64::to_le_bytes);
-        state.digest.hash =
-            bytes.fold(state.digest.hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+        state.digest.hash = bytes
+            .fold(state.digest.hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
         if let Some(lines) = &mut state.lines
             && let Err(error) = show(lines, now)
         {
@@ -149,7 +145,9 @@ impl EventLog {
 
 impl fmt::Debug for EventLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventLog").field("digest", &lock(&self.state).digest).finish_non_exhaustive()
+        f.debug_struct("EventLog")
+            .field("digest", &lock(&self.state).digest)
+            .finish_non_exhaustive()
     }
 }
 

@@ -258,7 +258,9 @@ impl VcpuThread {
     fn judge(&mut self, exit: Result<Exit, EngineError>) -> Option<Outcome> {
         let cpu = self.cpu;
         Some(match exit {
-            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Deadline | Exit::Debug(_)) => return None,
+            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Deadline | Exit::Debug(_)) => {
+                return None;
+            }
             // Engines return it only when no processor of the machine can wake another.
             Ok(Exit::Halted) => Outcome::Halted,
             Ok(Exit::Shutdown(ShutdownCause::TripleFault(exception))) => {

@@ -128,7 +128,11 @@ mod tests {
     fn wakes_devices_and_stops() {
         let clock = Clock::new(None);
         let timers = Timers::new(clock.clone());
-        let device = Arc::new(Periodic { clock: clock.clone(), next: Mutex::new(None), ticks: AtomicU32::new(0) });
+        let device = Arc::new(Periodic {
+            clock: clock.clone(),
+            next: Mutex::new(None),
+            ticks: AtomicU32::new(0),
+        });
         let thread = {
             let (timers, device) = (timers.clone(), device.clone());
             std::thread::spawn(move || timers.run(&[device]))

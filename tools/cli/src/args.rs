@@ -185,10 +185,9 @@ impl Run {
                 Vendor::Intel => CpuVendor::Intel,
                 Vendor::Amd => CpuVendor::Amd,
             }),
-            deterministic: self.deterministic.then(|| Deterministic {
-                seed: self.seed,
-                trace: self.trace_events.clone(),
-            }),
+            deterministic: self
+                .deterministic
+                .then(|| Deterministic { seed: self.seed, trace: self.trace_events.clone() }),
             input: None,
         }
     }

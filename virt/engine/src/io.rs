@@ -14,6 +14,8 @@ pub struct MsiMessage {
 /// Something that happened to a processor between two instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestEvent {
+    /// Instructions retired before it.
+    pub instructions: u64,
     /// RIP before it.
     pub rip: u64,
     /// What it was.

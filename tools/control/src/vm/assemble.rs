@@ -15,7 +15,8 @@ use engine::{Engine, VirtualTime, VmConfig};
 use firmware::boot::{BootProtocol, LoadError};
 use firmware::kernel::{InitrdError, Kernel, check_initrd};
 use machine::{
-    Boot, BoxError, EventDigest, Initrd, Machine, MachineConfig, MachineError, SerialConfig, SerialInput,
+    Boot, BoxError, EventDigest, Initrd, Machine, MachineConfig, MachineError, SerialConfig,
+    SerialInput,
 };
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
@@ -146,14 +147,15 @@ pub(super) fn assemble(
     let path = &effective.kernel.path;
     let kernel = Kernel::parse(&files.kernel).map_err(|source| wrong_kernel(path, source))?;
     let memory = Arc::new(GuestMemory::new(&machine::layout(effective.memory_mib << 20))?);
-    let time = effective.deterministic.as_ref().map(|deterministic| {
-        Arc::new(VirtualTime::new(START_UNIX_NS, deterministic.seed))
-    });
+    let time = effective
+        .deterministic
+        .as_ref()
+        .map(|deterministic| Arc::new(VirtualTime::new(START_UNIX_NS, deterministic.seed)));
     let engine = new_engine(effective, memory.clone(), time.clone())?;
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
     let config = machine_config(effective, outbox, input.clone(), time)?;
-    let mut machine = Machine::new(engine, memory, config)
-        .map_err(|source| RunError::Machine(source.into()))?;
+    let mut machine =
+        Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
     let boot = Boot {
         kernel: &kernel,

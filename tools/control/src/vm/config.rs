@@ -253,10 +253,8 @@ mod tests {
             with(None, Some(1 << 40)).memory_mib(1),
             Err(RunError::MemoryTooLarge { .. })
         ));
-        let two = RunConfig {
-            deterministic: Some(Deterministic::default()),
-            ..with(Some(2), None)
-        };
+        let two =
+            RunConfig { deterministic: Some(Deterministic::default()), ..with(Some(2), None) };
         assert!(matches!(
             two.cpus(EngineKind::Soft(soft::Execution::default())),
             Err(RunError::DeterministicCpus { cpus: 2 })

@@ -77,8 +77,7 @@ mod tests {
         let memory = Arc::new(
             memory::GuestMemory::new(&[(memory::GuestPhys(0), 1 << 20)]).expect("a mebibyte"),
         );
-        let shared =
-            Arc::new(Shared::new(memory, Vec::new(), cpus, Execution::Interpret, None));
+        let shared = Arc::new(Shared::new(memory, Vec::new(), cpus, Execution::Interpret, None));
         let own = shared.vcpus[0].clone();
         SoftBus::new(shared, own).expect("code memory")
     }

@@ -46,10 +46,10 @@ impl SoftVcpu {
         if !self.cpu.bus.is_virtual() {
             return;
         }
-        let rip = self.cpu.rip();
+        let (rip, instructions) = (self.cpu.rip(), self.cpu.bus.retired);
         self.cpu.bus.publish_time();
         if let Some(io) = self.cpu.bus.io.get() {
-            io.event(GuestEvent { rip, kind });
+            io.event(GuestEvent { instructions, rip, kind });
         }
     }
 }
