@@ -161,7 +161,8 @@ mod tests {
         timers.at(Some(5_000_000));
         assert_eq!(time.deadline_ns(), 5_000_000);
         time.set(5_000_000, 1);
-        timers.serve(&[device.clone()]);
+        let devices: [Arc<dyn Timed>; 1] = [device.clone()];
+        timers.serve(&devices);
         assert_eq!(device.ticks.load(Ordering::Relaxed), 1);
         assert_eq!(time.deadline_ns(), 6_000_000);
     }
