@@ -52,6 +52,8 @@ pub(crate) struct SoftVcpu {
     second_nmi: bool,
     /// Host TSC at which the local APIC's timer is due; `u64::MAX` when it is not counting.
     timer_due: u64,
+    /// Instructions retired beyond which nothing may run before the run loop has looked around.
+    stop_at: u64,
     /// Blocks until the timer is looked at again.
     until_timer_check: u32,
 }
@@ -76,6 +78,7 @@ impl SoftVcpu {
             interrupt_ready: false,
             second_nmi: false,
             timer_due: u64::MAX,
+            stop_at: 0,
             until_timer_check: 0,
         })
     }

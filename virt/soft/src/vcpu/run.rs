@@ -53,6 +53,7 @@ impl SoftVcpu {
                 return Exit::BudgetSpent;
             }
             let before = self.cpu.bus.retired;
+            self.stop_at = before.saturating_add(most);
             if let Some(exit) = self.advance(most) {
                 return exit;
             }

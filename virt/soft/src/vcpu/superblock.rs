@@ -270,7 +270,7 @@ impl SoftVcpu {
     }
 
     /// Interprets and notes each instruction until execution is back at the start, or leaves what
-    /// a path can hold.
+    /// a path can hold, or the budget is spent.
     fn record_path(&mut self) -> (Option<Path>, Option<Exit>) {
         let context = self.cpu.bus.tlb.gs_base();
         let start = self.cpu.rip();
@@ -281,7 +281,8 @@ impl SoftVcpu {
             let back = linear == start && steps.len() >= UNROLLED;
             let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
-            if back || joins || far || self.must_look_up() {
+            let spent = self.cpu.bus.retired >= self.stop_at;
+            if back || joins || far || spent || self.must_look_up() {
                 break;
             }
             let Ok(op) = self.one_op() else { break };
