@@ -14,6 +14,12 @@ pub enum MachineError {
         /// Asked for.
         cpus: u32,
     },
+    /// Virtual time with several processors.
+    #[error("virtual time is for a machine of one processor, not {cpus}")]
+    VirtualTime {
+        /// Asked for.
+        cpus: u32,
+    },
     /// RAM that was not laid out by [`crate::layout`].
     #[error("the guest's memory is not laid out as this machine wants it")]
     Layout,

@@ -79,6 +79,10 @@ impl Vcpu for FakeVcpu {
         Ok(())
     }
 
+    fn retired(&self) -> Option<u64> {
+        None
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         self.kick.clone()
     }

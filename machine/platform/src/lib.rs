@@ -14,6 +14,7 @@ mod boot;
 mod bus;
 mod clock;
 mod error;
+mod events;
 mod glue;
 mod io;
 mod irq;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use boot::{Boot, BoxError, Initrd};
 pub use error::MachineError;
+pub use events::EventDigest;
 pub use layout::{MAX_CPUS, PCI_HOLE, layout, memory_layout};
 pub use lifecycle::{Machine, MachineConfig};
 pub use outcome::{Outcome, ResetSource};

@@ -10,23 +10,25 @@
 //! output holds one up for longer than [`JOIN_LIMIT`].
 
 use std::fmt;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::pci::PciFunction;
-use engine::{Engine, Vcpu};
+use engine::{Engine, Vcpu, VirtualTime};
 use memory::GuestMemory;
 use x86::{CpuState, GuestPhys};
 
 use crate::boot::{Boot, Described, place};
 use crate::error::MachineError;
+use crate::events::{EventDigest, EventLog};
 use crate::io::VcpuIo;
 use crate::irq::lock;
 use crate::layout::{MAX_CPUS, layout, memory_layout};
 use crate::outcome::Outcome;
 use crate::pc::Pc;
-use crate::run::{Ending, Gate, OnEnd, VcpuThread};
+use crate::run::{Deadlines, Ending, Gate, OnEnd, VcpuThread};
 use crate::serial::{SerialConfig, SerialInput, SerialSink};
 
 /// How long a thread may take to leave.
@@ -50,6 +52,11 @@ pub struct MachineConfig {
     pub fw_cfg_files: Vec<(String, Vec<u8>)>,
     /// Functions on PCI bus 0, from slot 1 on, at most 30.
     pub pci_functions: Vec<Box<dyn PciFunction>>,
+    /// Instructions make the time, for machines of one processor whose engine was made with the
+    /// same clock: then everything but the host's input is repeatable.
+    pub virtual_time: Option<Arc<VirtualTime>>,
+    /// In virtual time: where a line for each event goes (see [`Machine::event_digest`]).
+    pub event_lines: Option<Box<dyn Write + Send>>,
     /// Called once at the end, on whichever thread brought it about; must not stop or drop the
     /// machine itself.
     pub on_end: Option<OnEnd>,
@@ -67,6 +74,8 @@ impl Default for MachineConfig {
             test_devices: false,
             fw_cfg_files: Vec::new(),
             pci_functions: Vec::new(),
+            virtual_time: None,
+            event_lines: None,
             on_end: None,
         }
     }
@@ -95,6 +104,7 @@ pub struct Machine {
     vcpus: Vec<Box<dyn Vcpu>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     started: bool,
+    is_virtual: bool,
 }
 
 impl Machine {
@@ -112,6 +122,9 @@ impl Machine {
         if !(1..=MAX_CPUS).contains(&cpus) {
             return Err(MachineError::Cpus { cpus });
         }
+        if config.virtual_time.is_some() && cpus > 1 {
+            return Err(MachineError::VirtualTime { cpus });
+        }
         let regions = memory.regions().iter().map(|region| (region.start, region.size));
         if !regions.eq(layout(memory.size())) {
             return Err(MachineError::Layout);
@@ -125,10 +138,11 @@ impl Machine {
             serial_ports: config.serial.len(),
             name: std::mem::take(&mut config.name),
         };
+        let is_virtual = config.virtual_time.is_some();
         let pc = Pc::build(engine, &memory_layout(memory.size()), config, ending.clone());
         let gate = Gate::new(vcpus.len());
         let threads = Mutex::default();
-        Ok(Self { memory, described, pc, ending, gate, vcpus, threads, started: false })
+        Ok(Self { memory, described, pc, ending, gate, vcpus, threads, started: false, is_virtual })
     }
 
     /// Places a kernel and enters the boot processor.
@@ -168,7 +182,12 @@ impl Machine {
         }
         let timers = self.pc.timers.clone();
         let timed = std::mem::take(&mut self.pc.timed);
-        self.spawn("timers".into(), move || timers.run(&timed))?;
+        let mut deadlines = None;
+        if self.is_virtual {
+            deadlines = Some(Deadlines { timers, devices: timed });
+        } else {
+            self.spawn("timers".into(), move || timers.run(&timed))?;
+        }
         for (cpu, vcpu) in (0..).zip(std::mem::take(&mut self.vcpus)) {
             let thread = VcpuThread {
                 cpu,
@@ -176,6 +195,7 @@ impl Machine {
                 io: VcpuIo(self.pc.buses.clone()),
                 ending: self.ending.clone(),
                 gate: self.gate.clone(),
+                deadlines: deadlines.take(),
             };
             self.spawn(format!("vcpu{cpu}"), move || thread.run())?;
         }
@@ -270,6 +290,21 @@ impl Machine {
             self.resume();
         }
         Ok(states)
+    }
+
+    /// Instructions that each processor retired, as of its last pause or its end; `None` where the
+    /// engine does not count.
+    pub fn retired(&self) -> Vec<Option<u64>> {
+        self.gate.retired()
+    }
+
+    /// In virtual time: everything that happened so far, with the instruction counts it happened
+    /// at, as a number and a hash. Two runs with the same digest were the same run.
+    ///
+    /// # Errors
+    /// The lines for [`MachineConfig::event_lines`] could not be written.
+    pub fn event_digest(&self) -> std::io::Result<Option<EventDigest>> {
+        self.pc.buses.log.as_ref().map(EventLog::digest).transpose()
     }
 
     /// Kicks until all vCPU threads have left.

@@ -13,6 +13,7 @@ use firmware::layout::MemoryLayout;
 
 use crate::bus::{MmioBus, PortBus};
 use crate::clock::Clock;
+use crate::events::EventLog;
 use crate::glue::acpi::AcpiPorts;
 use crate::glue::i8042::{CommandPort, DataPort, Keyboard};
 use crate::glue::pci::{ConfigPorts, EcamWindow, MemoryWindow, PciRoot};
@@ -63,14 +64,14 @@ impl Pc {
         config: MachineConfig,
         ending: Arc<Ending>,
     ) -> Self {
-        let clock = Clock::new();
+        let clock = Clock::new(config.virtual_time.clone());
         let mut wiring = Wiring {
             interrupts: Interrupts::new(
                 engine,
                 if config.test_devices { OPEN_FOR_TESTS } else { 0 },
             ),
+            timers: Timers::new(clock.clone()),
             clock,
-            timers: Timers::new(clock),
             ending,
             timed: Vec::new(),
             ports: PortBus::new(),
@@ -88,7 +89,8 @@ impl Pc {
         }
         let serial_inputs = wiring.serial(config.serial);
         let Wiring { interrupts, timers, timed, ports, mmio, .. } = wiring;
-        let buses = Arc::new(Buses { ports, mmio, interrupts });
+        let log = config.virtual_time.map(|time| EventLog::new(time, config.event_lines));
+        let buses = Arc::new(Buses { ports, mmio, interrupts, log });
         Self { buses, timers, timed, acpi, keyboard, serial_inputs }
     }
 }
@@ -104,14 +106,14 @@ impl Wiring {
 
     fn pit_and_rtc(&mut self, memory: &MemoryLayout) {
         let line = self.interrupts.line(isa_irq::PIT);
-        let timer = PitTimer::new(line, self.clock, self.timers.clone());
+        let timer = PitTimer::new(line, self.clock.clone(), self.timers.clone());
         for (base, count) in [(0x40, 4), (0x61, 1)] {
             self.ports.claim(base, count, Arc::new(PitPorts { timer: timer.clone(), base }));
         }
         self.timed.push(timer);
         let line = self.interrupts.line(isa_irq::RTC);
         let ram = (memory.ram_below_4g, memory.ram_above_4g);
-        let rtc = RtcPorts::new(ram, line, self.clock, self.timers.clone());
+        let rtc = RtcPorts::new(ram, line, self.clock.clone(), self.timers.clone());
         self.ports.claim(0x70, 2, rtc.clone());
         self.timed.push(rtc);
     }
@@ -127,7 +129,8 @@ impl Wiring {
 
     fn acpi(&mut self) -> Arc<AcpiPorts> {
         let line = self.interrupts.line(isa_irq::SCI);
-        let acpi = AcpiPorts::new(line, self.clock, self.timers.clone(), self.ending.clone());
+        let (clock, timers) = (self.clock.clone(), self.timers.clone());
+        let acpi = AcpiPorts::new(line, clock, timers, self.ending.clone());
         self.ports.claim(PM_BASE, acpi_pm::PORTS, acpi.clone());
         self.timed.push(acpi.clone());
         acpi
@@ -190,7 +193,8 @@ impl Wiring {
         let mut inputs = Vec::with_capacity(configs.len());
         for (config, (base, irq)) in configs.into_iter().zip(SERIAL_PORTS) {
             let line = self.interrupts.line(irq);
-            let serial = Arc::new(Serial::new(config, line, self.clock, self.timers.clone()));
+            let (clock, timers) = (self.clock.clone(), self.timers.clone());
+            let serial = Arc::new(Serial::new(config, line, clock, timers));
             inputs.push(SerialInput::new(&serial));
             self.ports.claim(base, 8, serial.clone());
             self.timed.push(serial);

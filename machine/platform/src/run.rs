@@ -21,6 +21,7 @@ use crate::error::MachineError;
 use crate::io::VcpuIo;
 use crate::irq::lock;
 use crate::outcome::{Outcome, summary};
+use crate::timers::{Timed, Timers};
 
 /// A kick may be lost in an engine's own wait; it is repeated this often.
 const KICK_AGAIN: Duration = Duration::from_millis(5);
@@ -115,6 +116,8 @@ struct GateState {
     alive: usize,
     /// By vCPU, as of its last park or its end.
     states: Vec<Option<CpuState>>,
+    /// Likewise.
+    retired: Vec<Option<u64>>,
 }
 
 /// Where vCPU threads wait while the machine is paused.
@@ -125,7 +128,8 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn new(cpus: usize) -> Arc<Self> {
-        let state = GateState { alive: cpus, states: vec![None; cpus], ..GateState::default() };
+        let (states, retired) = (vec![None; cpus], vec![None; cpus]);
+        let state = GateState { alive: cpus, states, retired, ..GateState::default() };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -139,6 +143,7 @@ impl Gate {
             return true;
         }
         state.states[cpu] = vcpu.state().ok();
+        state.retired[cpu] = vcpu.retired();
         state.parked += 1;
         self.changed.notify_all();
         while state.paused && !ending.is_over() {
@@ -149,9 +154,10 @@ impl Gate {
         !ending.is_over()
     }
 
-    fn leave(&self, cpu: usize, last: Option<CpuState>) {
+    fn leave(&self, cpu: usize, last: Option<CpuState>, retired: Option<u64>) {
         let mut state = lock(&self.state);
         state.states[cpu] = last;
+        state.retired[cpu] = retired;
         state.alive -= 1;
         self.changed.notify_all();
     }
@@ -187,10 +193,20 @@ impl Gate {
         lock(&self.state).states.clone()
     }
 
+    pub(crate) fn retired(&self) -> Vec<Option<u64>> {
+        lock(&self.state).retired.clone()
+    }
+
     /// Whether all vCPU threads have left.
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.state).alive == 0
     }
+}
+
+/// Devices to be served on a vCPU's thread.
+pub(crate) struct Deadlines {
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) devices: Vec<Arc<dyn Timed>>,
 }
 
 /// A vCPU's thread.
@@ -200,6 +216,8 @@ pub(crate) struct VcpuThread {
     pub(crate) io: VcpuIo,
     pub(crate) ending: Arc<Ending>,
     pub(crate) gate: Arc<Gate>,
+    /// In virtual time: what to serve when a deadline is reached.
+    pub(crate) deadlines: Option<Deadlines>,
 }
 
 impl VcpuThread {
@@ -212,23 +230,37 @@ impl VcpuThread {
             self.ending.finish(Outcome::EngineFailed { cpu: self.cpu, error });
         }
         let last = catch_unwind(AssertUnwindSafe(|| self.vcpu.state().ok())).unwrap_or(None);
-        self.gate.leave(self.cpu as usize, last);
+        self.gate.leave(self.cpu as usize, last, self.vcpu.retired());
     }
 
     fn go(&mut self) {
         while self.gate.pass(self.cpu as usize, self.vcpu.as_mut(), &self.ending) {
             let exit = self.vcpu.run(&mut self.io, Budget::Unlimited);
+            if matches!(exit, Ok(Exit::Deadline)) {
+                self.serve_deadline();
+                continue;
+            }
             if let Some(outcome) = self.judge(exit) {
                 self.ending.finish(outcome);
             }
         }
     }
 
+    fn serve_deadline(&self) {
+        let Some(Deadlines { timers, devices }) = &self.deadlines else { return };
+        if let Some(log) = &self.io.0.log {
+            log.deadline();
+        }
+        timers.serve(devices);
+    }
+
     /// What an exit means for the machine; `None`: go on.
     fn judge(&mut self, exit: Result<Exit, EngineError>) -> Option<Outcome> {
         let cpu = self.cpu;
         Some(match exit {
-            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Debug(_)) => return None,
+            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Deadline | Exit::Debug(_)) => {
+                return None;
+            }
             // Engines return it only when no processor of the machine can wake another.
             Ok(Exit::Halted) => Outcome::Halted,
             Ok(Exit::Shutdown(ShutdownCause::TripleFault(exception))) => {

@@ -1,8 +1,9 @@
-//! The thread that wakes devices at their deadlines.
+//! The thread that wakes devices at their deadlines; in virtual time the vCPU's thread does so.
 //!
 //! Devices return deadlines from `next_event`; whoever gave a device an earlier one says so by
 //! [`Timers::at`]. Invariants: between two looks the thread sleeps no longer than to the earliest
-//! deadline it was told; it never runs after [`Timers::stop`].
+//! deadline it was told; it never runs after [`Timers::stop`]. In virtual time there is no such
+//! thread: the engine comes back at the deadline, and [`Timers::serve`] wakes the devices.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -45,6 +46,9 @@ impl Timers {
     /// A device wants to be woken at `deadline_ns`, if at all.
     pub(crate) fn at(&self, deadline_ns: Option<u64>) {
         let Some(deadline) = deadline_ns else { return };
+        if let Some(time) = self.clock.virtual_time() {
+            return time.ask(deadline);
+        }
         if self.armed_ns.fetch_min(deadline, Ordering::AcqRel) > deadline {
             lock(&self.wake).stirred = true;
             self.condition.notify_one();
@@ -54,6 +58,14 @@ impl Timers {
     pub(crate) fn stop(&self) {
         lock(&self.wake).stopped = true;
         self.condition.notify_one();
+    }
+
+    /// Virtual time has reached a deadline: lets all devices catch up.
+    pub(crate) fn serve(&self, devices: &[Arc<dyn Timed>]) {
+        if let Some(time) = self.clock.virtual_time() {
+            time.forget_deadline();
+            self.at(devices.iter().filter_map(|device| device.tick()).min());
+        }
     }
 
     /// The thread's body.
@@ -114,9 +126,13 @@ mod tests {
 
     #[test]
     fn wakes_devices_and_stops() {
-        let clock = Clock::new();
-        let timers = Timers::new(clock);
-        let device = Arc::new(Periodic { clock, next: Mutex::new(None), ticks: AtomicU32::new(0) });
+        let clock = Clock::new(None);
+        let timers = Timers::new(clock.clone());
+        let device = Arc::new(Periodic {
+            clock: clock.clone(),
+            next: Mutex::new(None),
+            ticks: AtomicU32::new(0),
+        });
         let thread = {
             let (timers, device) = (timers.clone(), device.clone());
             std::thread::spawn(move || timers.run(&[device]))
@@ -133,5 +149,21 @@ mod tests {
         assert!(device.ticks.load(Ordering::Relaxed) >= 5);
         timers.stop();
         thread.join().expect("the thread does not panic");
+    }
+
+    #[test]
+    fn virtual_time_needs_no_thread() {
+        let time = Arc::new(engine::VirtualTime::new(0, 0));
+        let clock = Clock::new(Some(time.clone()));
+        let timers = Timers::new(clock.clone());
+        let next = Mutex::new(Some(5_000_000));
+        let device = Arc::new(Periodic { clock, next, ticks: AtomicU32::new(0) });
+        timers.at(Some(5_000_000));
+        assert_eq!(time.deadline_ns(), 5_000_000);
+        time.set(5_000_000, 1);
+        let devices: [Arc<dyn Timed>; 1] = [device.clone()];
+        timers.serve(&devices);
+        assert_eq!(device.ticks.load(Ordering::Relaxed), 1);
+        assert_eq!(time.deadline_ns(), 6_000_000);
     }
 }

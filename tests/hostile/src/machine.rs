@@ -142,6 +142,10 @@ impl Vcpu for PreludeVcpu {
         self.soft.set_state(state)
     }
 
+    fn retired(&self) -> Option<u64> {
+        self.soft.retired()
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         self.soft.kicker()
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use control::vm::{CpuVendor, EngineChoice, Execution, RunConfig};
+use control::vm::{CpuVendor, Deterministic, EngineChoice, Execution, RunConfig};
 
 /// Virtual machines under one roof.
 #[derive(Debug, Parser)]
@@ -79,6 +79,8 @@ Examples:
   roof run linux-image-rt-amd64              a kernel from the cache, by package or release
   roof run vmlinux -i initrd.img             your initrd untouched, its console on stdout
   git bisect run roof run -- ./test          125 (skip) when roof itself fails
+  roof run --deterministic -- ./flaky </dev/null
+                                             the same run each time, to the instruction
 
 Exit status: the command's own (128 + signal if one ended it); 124 the time was up; 120 the guest
 panicked or died early; 125 roof failed. With an initrd of yours: 0 when it powers off.")]
@@ -119,6 +121,19 @@ pub(crate) struct Run {
     /// Show a processor of this vendor instead of the host's (engine soft)
     #[arg(long, value_name = "VENDOR")]
     cpu_vendor: Option<Vendor>,
+    /// Make every run the same run: instructions make the time, random numbers come from a seed
+    ///
+    /// One CPU on the engine soft. Time starts at 2026-01-01 and goes by one nanosecond for each
+    /// instruction; a guest that waits waits no time. Standard input is read to its end first. See
+    /// docs/deterministic.md.
+    #[arg(long)]
+    deterministic: bool,
+    /// Random numbers of a deterministic run
+    #[arg(long, value_name = "N", default_value_t, requires = "deterministic")]
+    seed: u64,
+    /// Write a deterministic run's events, a line each, with their instruction counts
+    #[arg(long, value_name = "FILE", requires = "deterministic")]
+    trace_events: Option<PathBuf>,
     /// The command and its arguments; a shell if left out
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -170,6 +185,10 @@ impl Run {
                 Vendor::Intel => CpuVendor::Intel,
                 Vendor::Amd => CpuVendor::Amd,
             }),
+            deterministic: self
+                .deterministic
+                .then(|| Deterministic { seed: self.seed, trace: self.trace_events.clone() }),
+            input: None,
         }
     }
 }

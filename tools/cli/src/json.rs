@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use control::vm::{Outcome, RunReport};
+use control::vm::{self, EventDigest, Outcome, RunReport};
 use serde::Serialize;
 
 const SCHEMA: u32 = 1;
@@ -41,7 +41,17 @@ struct Guest {
     boot_ms: Option<f64>,
     start_cpu_ms: f64,
     unpack_cpu_ms: f64,
+    instructions: Vec<Option<u64>>,
+    #[serde(flatten)]
+    deterministic: Option<Deterministic>,
     console_tail: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deterministic {
+    seed: u64,
+    events: u64,
+    event_hash: String,
 }
 
 /// Writes the report of a VM that ran.
@@ -67,6 +77,8 @@ pub(crate) fn write(file: &mut File, report: &RunReport) -> Result<()> {
         boot_ms: report.boot.map(milliseconds),
         start_cpu_ms: milliseconds(report.start_cpu),
         unpack_cpu_ms: milliseconds(report.unpack_cpu),
+        instructions: report.instructions.clone(),
+        deterministic: effective.deterministic.as_ref().zip(report.events).map(deterministic),
         console_tail: report.console_tail.clone(),
     };
     put(
@@ -80,6 +92,11 @@ pub(crate) fn write(file: &mut File, report: &RunReport) -> Result<()> {
             guest: Some(guest),
         },
     )
+}
+
+fn deterministic((run, digest): (&vm::Deterministic, EventDigest)) -> Deterministic {
+    let event_hash = format!("{:016x}", digest.hash);
+    Deterministic { seed: run.seed, events: digest.events, event_hash }
 }
 
 /// Writes the report of a VM that never started.

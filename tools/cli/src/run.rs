@@ -4,7 +4,7 @@
 //! line on standard error are the configuration and the outcome, unless -q.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, Result};
 use control::initramfs::Terminal;
@@ -46,6 +46,10 @@ fn run_vm(arguments: &Run) -> Result<(RunReport, u8)> {
             size: terminal::size().unwrap_or_default(),
         });
     }
+    if config.deterministic.is_some() && !interactive {
+        config.input = Some(all_input()?);
+    }
+    let live_input = config.input.is_none();
     let mut screen = Screen {
         quiet: arguments.quiet,
         verbose: arguments.verbose,
@@ -61,7 +65,9 @@ fn run_vm(arguments: &Run) -> Result<(RunReport, u8)> {
     if interactive {
         terminal::enter_raw().context("cannot set up the terminal")?;
     }
-    terminal::input::forward(controls.clone(), interactive);
+    if live_input {
+        terminal::input::forward(controls.clone(), interactive);
+    }
     let report = vm.run(&mut |event| {
         screen.show(event);
         if screen.broken_pipe {
@@ -79,6 +85,16 @@ fn run_vm(arguments: &Run) -> Result<(RunReport, u8)> {
     }
     let code = if screen.broken_pipe { BROKEN_PIPE } else { report.outcome.code() };
     Ok((report, code))
+}
+
+/// Standard input to its end. A terminal has none: what is typed on it, and when, is no part of a
+/// run that is to be repeated.
+fn all_input() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if !std::io::stdin().is_terminal() {
+        std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+    }
+    Ok(bytes)
 }
 
 /// What is shown where.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use engine::{Engine, GuestIo, Kick, MsiMessage};
+use engine::{Engine, GuestEvent, GuestIo, Kick, MsiMessage};
 use payloads::{Access, Action, Direction, layout, ports};
 use x86::GuestPhys;
 
@@ -110,12 +110,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub(crate) struct BenchIo {
     bench: Arc<Bench>,
     pub(crate) trace: Vec<Access>,
+    pub(crate) events: Vec<GuestEvent>,
     counter: u8,
 }
 
 impl BenchIo {
     pub(crate) fn new(bench: Arc<Bench>) -> Self {
-        Self { bench, trace: Vec::new(), counter: 0x10 }
+        Self { bench, trace: Vec::new(), events: Vec::new(), counter: 0x10 }
     }
 
     fn note(&mut self, direction: Direction, address: u64, data: &[u8]) {
@@ -182,5 +183,9 @@ impl GuestIo for BenchIo {
 
     fn acknowledge_pic(&mut self) -> Option<u8> {
         None
+    }
+
+    fn event(&mut self, event: GuestEvent) {
+        self.events.push(event);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use engine::{Budget, Engine, EngineError, Exit, Vcpu, VmConfig};
+use engine::{Budget, Engine, EngineError, Exit, GuestEvent, Vcpu, VmConfig};
 use memory::{GuestMemory, MemoryError};
 use payloads::{Access, Fact, Feature, Payload};
 use thiserror::Error;
@@ -53,6 +53,10 @@ pub struct Outcome {
     pub traces: Vec<Vec<Access>>,
     /// Each vCPU's final state.
     pub states: Vec<CpuState>,
+    /// Each vCPU's events, where the engine lives in virtual time.
+    pub events: Vec<Vec<GuestEvent>>,
+    /// Instructions that each vCPU retired; `None` where the engine does not count.
+    pub retired: Vec<Option<u64>>,
     /// The values of the payload's memory facts, in their order.
     pub memory: Vec<u64>,
 }
@@ -106,13 +110,16 @@ pub fn run(payload: &Payload, factory: Factory<'_>) -> Result<Result<Outcome, Fe
     if let Some(first) = complaints.into_iter().next() {
         return Err(RunError::Harness(first));
     }
-    let (traces, states) = finished.into_iter().map(|one| (one.trace, one.state)).unzip();
+    let retired = finished.iter().map(|one| one.retired).collect();
+    let (events, rest): (_, Vec<_>) =
+        finished.into_iter().map(|one| (one.events, (one.trace, one.state))).unzip();
+    let (traces, states) = rest.into_iter().unzip();
     let memory = payload.facts.iter().filter_map(|fact| match fact {
         Fact::Memory { address, .. } => Some(read_u64(&memory, *address)),
         Fact::Register { .. } | Fact::Xmm { .. } => None,
     });
     let memory = memory.collect::<Result<_, _>>()?;
-    Ok(Ok(Outcome { ended, traces, states, memory }))
+    Ok(Ok(Outcome { ended, traces, states, events, retired, memory }))
 }
 
 fn read_u64(memory: &GuestMemory, address: u64) -> Result<u64, MemoryError> {
@@ -127,6 +134,8 @@ struct Finished {
     ended: Option<Ended>,
     trace: Vec<Access>,
     state: CpuState,
+    events: Vec<GuestEvent>,
+    retired: Option<u64>,
 }
 
 fn run_all(
@@ -207,7 +216,7 @@ fn run_one(
                 let bytes = bytes[..usize::from(length)].to_vec();
                 break Ok(Some(Ended::Unsupported { cpu: index as u32, rip, bytes }));
             }
-            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Debug(_)) => {
+            Ok(Exit::Interrupted | Exit::BudgetSpent | Exit::Deadline | Exit::Debug(_)) => {
                 if bench.stop.load(Ordering::Acquire) {
                     break Ok(None);
                 }
@@ -217,7 +226,8 @@ fn run_one(
     };
     let finished = ended.and_then(|ended| {
         let state = vcpu.state()?;
-        Ok(Finished { index, ended, trace: io.trace, state })
+        let (events, retired) = (io.events, vcpu.retired());
+        Ok(Finished { index, ended, trace: io.trace, state, events, retired })
     });
     // The receiver is gone only after it gave this vCPU up.
     let _ = sender.send(finished);

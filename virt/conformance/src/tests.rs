@@ -113,6 +113,10 @@ impl Vcpu for ScriptedVcpu {
         Ok(())
     }
 
+    fn retired(&self) -> Option<u64> {
+        None
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         self.kicked.clone()
     }

@@ -9,8 +9,9 @@ pub enum Budget {
     /// Until something happens.
     #[default]
     Unlimited,
-    /// At most this many instructions. The software CPU stops exactly; KVM treats 1 as single
-    /// step and refuses other values (see [`crate::Capabilities::instruction_budget`]).
+    /// At most this many instructions, counted as the crate's documentation says. The software CPU
+    /// stops exactly; KVM treats 1 as single step and refuses other values (see
+    /// [`crate::Capabilities::instruction_budget`]).
     Instructions(u64),
 }
 
@@ -24,6 +25,8 @@ pub enum Exit {
     Interrupted,
     /// The budget is spent.
     BudgetSpent,
+    /// Virtual time reached [`crate::VirtualTime::deadline_ns`].
+    Deadline,
     /// The processor cannot go on.
     Shutdown(ShutdownCause),
     /// A debugger's event.

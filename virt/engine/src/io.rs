@@ -1,6 +1,6 @@
 //! What a running processor asks of the machine around it.
 
-use x86::GuestPhys;
+use x86::{Exception, GuestPhys};
 
 /// A message-signalled interrupt as written to 0xFEEx_xxxx (SDM vol. 3, 10.11).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -9,6 +9,36 @@ pub struct MsiMessage {
     pub address: u64,
     /// Data: vector 7:0, delivery mode 10:8, level 14, trigger 15.
     pub data: u32,
+}
+
+/// Something that happened to a processor between two instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestEvent {
+    /// Instructions retired before it.
+    pub instructions: u64,
+    /// RIP before it.
+    pub rip: u64,
+    /// What it was.
+    pub kind: EventKind,
+}
+
+/// What happens between instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// An interrupt is delivered.
+    Interrupt {
+        /// Its vector.
+        vector: u8,
+    },
+    /// An NMI is delivered.
+    Nmi,
+    /// An exception is delivered.
+    Exception(Exception),
+    /// Halted, time jumps to here.
+    Idle {
+        /// Virtual time in nanoseconds.
+        until_ns: u64,
+    },
 }
 
 /// Port and MMIO accesses of one vCPU, borrowed for the length of one `run`.
@@ -29,4 +59,6 @@ pub trait GuestIo {
     fn end_of_interrupt(&mut self, vector: u8);
     /// The interrupt-acknowledge cycle of an ExtINT: the 8259 pair's vector, if it has one.
     fn acknowledge_pic(&mut self) -> Option<u8>;
+    /// In virtual time: something happened between two instructions. Most have no use for it.
+    fn event(&mut self, _event: GuestEvent) {}
 }

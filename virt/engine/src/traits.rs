@@ -71,6 +71,10 @@ pub trait Vcpu: Send {
     /// Replaces the whole state.
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
 
+    /// Instructions retired since creation, counted as the crate's documentation says; `None`:
+    /// this engine does not count. Not part of the state, which is the guest's.
+    fn retired(&self) -> Option<u64>;
+
     /// A handle that stops this vCPU from other threads.
     fn kicker(&self) -> Arc<dyn Kick>;
 }

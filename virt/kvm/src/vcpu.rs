@@ -75,6 +75,10 @@ impl Vcpu for KvmVcpu {
         Ok(())
     }
 
+    fn retired(&self) -> Option<u64> {
+        None
+    }
+
     fn kicker(&self) -> Arc<dyn Kick> {
         self.doorbell.clone()
     }

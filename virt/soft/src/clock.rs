@@ -1,9 +1,11 @@
-//! The engine's time: the host's TSC, and nanoseconds derived from it.
+//! The engine's time: the host's TSC, or virtual time, and nanoseconds derived from it.
 //!
 //! Guest TSC, APIC timer and kvmclock all come from this one counter, so they can't disagree.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use engine::VIRTUAL_TSC_KHZ;
 
 use crate::sys::host;
 
@@ -19,7 +21,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// Finds the TSC's frequency: from CPUID where it says so, else by a few milliseconds' sleep,
     /// once for the process.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         static KHZ: OnceLock<u32> = OnceLock::new();
         let khz = *KHZ.get_or_init(|| khz_from_cpuid().unwrap_or_else(measure_khz));
         Self {
@@ -27,6 +29,16 @@ impl Clock {
             khz,
             ns_per_tick: ((1_000_000u128 << 32) / u128::from(khz)) as u64,
         }
+    }
+
+    /// The host's time, or virtual time.
+    pub(crate) fn of(is_virtual: bool) -> Self {
+        if is_virtual { Self::of_instructions() } else { Self::new() }
+    }
+
+    /// Virtual time, whose ticks are nanoseconds.
+    fn of_instructions() -> Self {
+        Self { start_tsc: 0, khz: VIRTUAL_TSC_KHZ, ns_per_tick: 1 << 32 }
     }
 
     pub(crate) fn khz(&self) -> u32 {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use engine::{Capabilities, Engine, EngineError, MsiMessage, Vcpu, VmConfig};
+use engine::{Capabilities, Engine, EngineError, MsiMessage, Vcpu, VirtualTime, VmConfig};
 use x86::cpuid::{CpuidEntry, Vendor};
 
 use crate::clock::Clock;
@@ -25,12 +25,14 @@ pub enum Execution {
 }
 
 /// What a VM on the software engine can be asked to be.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SoftOptions {
     /// The processors' vendor; the host's if `None`.
     pub vendor: Option<Vendor>,
     /// How guest code is executed.
     pub execution: Execution,
+    /// Instructions make the time; one vCPU only.
+    pub virtual_time: Option<Arc<VirtualTime>>,
 }
 
 /// The software engine.
@@ -56,10 +58,17 @@ impl SoftEngine {
                 what: "more than one vCPU: another one's stores are no difference",
             });
         }
-        let clock = Clock::new();
-        let table = cpuid::table(config.cpus, clock.khz(), options.vendor);
+        if options.virtual_time.is_some() && config.cpus > 1 {
+            return Err(EngineError::Unsupported {
+                engine: "soft",
+                what: "virtual time with more than one vCPU: their order is the host's",
+            });
+        }
+        let khz = Clock::of(options.virtual_time.is_some()).khz();
+        let table = cpuid::table(config.cpus, khz, options.vendor);
+        let SoftOptions { execution, virtual_time, .. } = options;
         let shared =
-            Arc::new(Shared::new(config.memory, clock, table, config.cpus, options.execution));
+            Arc::new(Shared::new(config.memory, table, config.cpus, execution, virtual_time));
         Ok(Self { shared, created: Mutex::default() })
     }
 }

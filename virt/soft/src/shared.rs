@@ -8,14 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use engine::{Capabilities, MsiMessage};
+use engine::{Capabilities, MsiMessage, VirtualTime};
 use irqchip::{Accepted, Identity, Ipi, Lapic, Lint, Msi, Now};
 use memory::GuestMemory;
 use x86::cpuid::CpuidEntry;
 
 use crate::clock::Clock;
 use crate::engine::Execution;
-use crate::sys::host;
 
 /// Reasons to look up between blocks.
 pub(crate) mod attention {
@@ -137,16 +136,19 @@ pub(crate) struct Shared {
     pub(crate) split_lock: Mutex<()>,
     /// vCPUs that only another processor or the outside can wake.
     dead_halted: AtomicU32,
+    /// The time, where instructions make it.
+    pub(crate) virtual_time: Option<Arc<VirtualTime>>,
 }
 
 impl Shared {
     pub(crate) fn new(
         memory: Arc<GuestMemory>,
-        clock: Clock,
         cpuid: Vec<CpuidEntry>,
         cpus: u32,
         execution: Execution,
+        virtual_time: Option<Arc<VirtualTime>>,
     ) -> Self {
+        let clock = Clock::of(virtual_time.is_some());
         Self {
             execution,
             memory,
@@ -161,12 +163,12 @@ impl Shared {
             pic_output: AtomicBool::new(false),
             split_lock: Mutex::new(()),
             dead_halted: AtomicU32::new(0),
+            virtual_time,
         }
     }
 
-    /// The time for a vCPU's local APIC.
-    pub(crate) fn now(&self, vcpu: &VcpuShared) -> Now {
-        let tsc = host::rdtsc();
+    /// The time for a vCPU's local APIC when the TSC without its offset shows `tsc`.
+    pub(crate) fn at(&self, vcpu: &VcpuShared, tsc: u64) -> Now {
         Now {
             ns: self.clock.ns_at(tsc),
             tsc: tsc.wrapping_add(vcpu.tsc_offset.load(Ordering::Relaxed)),

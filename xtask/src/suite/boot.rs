@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, initrd, run, setup};
+use super::{Output, Report, Verdict, initrd, repeat, run, setup};
 use crate::bench::memory;
 
 /// A slow machine's patience for one boot.
@@ -28,6 +28,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     }
     let cloud = kernels::fetch(roof, KERNELS[0].1)?;
     behaviour(&mut report, roof, &cloud);
+    repeat::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
     own_initrd(&mut report, root, roof, &cloud);
     report.close()

@@ -7,6 +7,7 @@ pub(crate) mod boot;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
 pub(crate) mod nested;
+mod repeat;
 pub(crate) mod setup;
 
 use std::io::{Read, Write};

@@ -5,15 +5,18 @@
 //! session.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, VmConfig};
+use engine::{Engine, VirtualTime, VmConfig};
 use firmware::boot::{BootProtocol, LoadError};
 use firmware::kernel::{InitrdError, Kernel, check_initrd};
 use machine::{
-    Boot, BoxError, Initrd, Machine, MachineConfig, MachineError, SerialConfig, SerialInput,
+    Boot, BoxError, EventDigest, Initrd, Machine, MachineConfig, MachineError, SerialConfig,
+    SerialInput,
 };
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
@@ -21,6 +24,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
 use super::error::RunError;
+use super::fixed_input::FixedInput;
 use super::outbox::Outbox;
 use crate::source::FileSource;
 
@@ -31,6 +35,8 @@ pub(super) type End = machine::Outcome;
 pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
+    /// All its input, if that is known.
+    pub(super) input: Option<Vec<u8>>,
 }
 
 /// A serial line of the guest.
@@ -40,6 +46,8 @@ pub(super) enum Line {
     Session,
 }
 
+/// When virtual time begins: 2026-01-01, 00:00 UTC.
+const START_UNIX_NS: u64 = 1_767_225_600_000_000_000;
 /// Input that is asked for at a time, while the line takes it.
 const CHUNK: usize = 16 * 1024;
 
@@ -48,6 +56,7 @@ const CHUNK: usize = 16 * 1024;
 pub(super) struct Prepared {
     machine: Machine,
     pub(super) unpack_cpu: Duration,
+    input: Option<Arc<FixedInput>>,
 }
 
 /// A machine that runs.
@@ -138,9 +147,15 @@ pub(super) fn assemble(
     let path = &effective.kernel.path;
     let kernel = Kernel::parse(&files.kernel).map_err(|source| wrong_kernel(path, source))?;
     let memory = Arc::new(GuestMemory::new(&machine::layout(effective.memory_mib << 20))?);
-    let engine = new_engine(effective, memory.clone())?;
-    let mut machine = Machine::new(engine, memory, machine_config(effective, outbox))
-        .map_err(|source| RunError::Machine(source.into()))?;
+    let time = effective
+        .deterministic
+        .as_ref()
+        .map(|deterministic| Arc::new(VirtualTime::new(START_UNIX_NS, deterministic.seed)));
+    let engine = new_engine(effective, memory.clone(), time.clone())?;
+    let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
+    let config = machine_config(effective, outbox, input.clone(), time)?;
+    let mut machine =
+        Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
     let boot = Boot {
         kernel: &kernel,
@@ -159,7 +174,7 @@ pub(super) fn assemble(
     })?;
     let pouring = initrd.map_or(Duration::ZERO, |initrd| initrd.cpu.get());
     let unpack_cpu = cpu_time().saturating_sub(before).saturating_sub(pouring);
-    Ok(Prepared { machine, unpack_cpu })
+    Ok(Prepared { machine, unpack_cpu, input })
 }
 
 fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RunError {
@@ -169,12 +184,14 @@ fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'sta
 fn new_engine(
     effective: &Effective,
     memory: Arc<GuestMemory>,
+    virtual_time: Option<Arc<VirtualTime>>,
 ) -> Result<Arc<dyn Engine>, RunError> {
     let config = VmConfig { memory, cpus: effective.cpus };
     let kind = effective.engine.kind;
     let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
         EngineKind::Soft(execution) => {
-            let options = soft::SoftOptions { vendor: effective.cpu_vendor, execution };
+            let vendor = effective.cpu_vendor;
+            let options = soft::SoftOptions { vendor, execution, virtual_time };
             soft::SoftEngine::with_options(config, options).map(|engine| Arc::new(engine) as _)
         }
         EngineKind::Kvm if effective.cpu_vendor.is_some() => {
@@ -190,20 +207,39 @@ fn new_engine(
     made.map_err(|source| RunError::Engine { engine: kind.name(), source })
 }
 
-fn machine_config(effective: &Effective, outbox: &Arc<Outbox<End>>) -> MachineConfig {
+fn machine_config(
+    effective: &Effective,
+    outbox: &Arc<Outbox<End>>,
+    input: Option<Arc<FixedInput>>,
+    virtual_time: Option<Arc<VirtualTime>>,
+) -> Result<MachineConfig, RunError> {
     let (console, session, ending) = (outbox.clone(), outbox.clone(), outbox.clone());
-    MachineConfig {
+    let trace = effective.deterministic.as_ref().and_then(|run| run.trace.as_deref());
+    Ok(MachineConfig {
         cpus: effective.cpus,
         name: String::from("oneroof"),
         serial: vec![
             SerialConfig::new(move |bytes: &[u8]| console.push_console(bytes)),
-            SerialConfig::new(move |bytes: &[u8]| session.push_session(bytes)),
+            SerialConfig::new(move |bytes: &[u8]| {
+                session.push_session(bytes);
+                if let Some(input) = &input {
+                    input.heard(bytes);
+                }
+            }),
         ],
         debug_exit: effective.test_devices || !effective.session,
         test_devices: effective.test_devices,
+        virtual_time,
+        event_lines: trace.map(create_trace).transpose()?,
         on_end: Some(Box::new(move |outcome| ending.end(outcome.clone()))),
         ..MachineConfig::default()
-    }
+    })
+}
+
+fn create_trace(path: &Path) -> Result<Box<dyn Write + Send>, RunError> {
+    let file = File::create(path);
+    let file = file.map_err(|source| RunError::Trace { path: path.to_path_buf(), source })?;
+    Ok(Box::new(BufWriter::new(file)))
 }
 
 impl Prepared {
@@ -219,6 +255,11 @@ impl Prepared {
             });
             Input { line, waiting: Vec::new() }
         });
+        if let Some(input) = &self.input {
+            let port = if input.is_session() { Line::Session } else { Line::Console };
+            let line = self.machine.serial_input(port as usize);
+            FixedInput::connect(input, line.expect("the machine was built with two"));
+        }
         if self.machine.start().is_err() {
             outbox.end(End::Stopped);
         }
@@ -249,8 +290,9 @@ impl Running {
         }
     }
 
-    /// Ends the machine and its threads.
-    pub(super) fn stop(self) {
+    /// Ends the machine and its threads; tells what each vCPU retired, and what happened.
+    pub(super) fn stop(self) -> (Vec<Option<u64>>, std::io::Result<Option<EventDigest>>) {
         self.machine.stop();
+        (self.machine.retired(), self.machine.event_digest())
     }
 }

@@ -65,8 +65,13 @@ pub fn kvm_verdict() -> KvmVerdict {
     super::assemble::kvm_verdict()
 }
 
-pub(super) fn choose(wish: EngineChoice) -> Result<Choice, RunError> {
+pub(super) fn choose(wish: EngineChoice, deterministic: bool) -> Result<Choice, RunError> {
     match wish {
+        EngineChoice::Auto if deterministic => Ok(Choice {
+            kind: EngineKind::Soft(Execution::default()),
+            reason: "a deterministic run counts instructions".into(),
+        }),
+        EngineChoice::Kvm if deterministic => Err(RunError::DeterministicEngine),
         EngineChoice::Soft(execution) => {
             Ok(Choice { kind: EngineKind::Soft(execution), reason: "asked for".into() })
         }
@@ -92,6 +97,14 @@ fn best(verdict: KvmVerdict) -> Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_count_instructions_is_refused_for_deterministic_runs() {
+        let auto = choose(EngineChoice::Auto, true).expect("the software CPU is everywhere");
+        assert_eq!(auto.kind, EngineKind::Soft(Execution::Translate));
+        let refused = choose(EngineChoice::Kvm, true);
+        assert!(matches!(refused, Err(RunError::DeterministicEngine)));
+    }
 
     #[test]
     fn auto_takes_hardware_and_says_why_not() {

@@ -54,6 +54,20 @@ pub struct RunConfig {
     pub test_devices: bool,
     /// The processors' vendor if not the host's; the software engine only.
     pub cpu_vendor: Option<CpuVendor>,
+    /// Every run is the same run; the software engine with one vCPU only.
+    pub deterministic: Option<Deterministic>,
+    /// All the input there will be, given to the guest when it asks, at moments that depend on the
+    /// guest alone; `None`: it comes through [`super::Controls`].
+    pub input: Option<Vec<u8>>,
+}
+
+/// How a run is made repeatable: instructions make the time, random numbers come from a seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deterministic {
+    /// Where all random numbers come from.
+    pub seed: u64,
+    /// Where a line for every event goes.
+    pub trace: Option<PathBuf>,
 }
 
 /// What will run.
@@ -83,6 +97,8 @@ pub struct Effective {
     pub test_devices: bool,
     /// The processors' vendor if not the host's.
     pub cpu_vendor: Option<CpuVendor>,
+    /// The run is repeatable.
+    pub deterministic: Option<Deterministic>,
     /// Our init runs in the guest.
     pub session: bool,
 }
@@ -105,6 +121,9 @@ impl RunConfig {
     pub(super) fn cpus(&self, engine: EngineKind) -> Result<u32, RunError> {
         match (self.cpus, engine) {
             (Some(0), _) => Err(RunError::NoCpus),
+            (Some(cpus), _) if cpus > 1 && self.deterministic.is_some() => {
+                Err(RunError::DeterministicCpus { cpus })
+            }
             (Some(cpus), _) if cpus > MOST_CPUS => {
                 Err(RunError::TooManyCpus { cpus, most: MOST_CPUS })
             }
@@ -177,6 +196,12 @@ impl Effective {
         if let Some(vendor) = self.cpu_vendor {
             words.extend(["--cpu-vendor".into(), vendor.name().into()]);
         }
+        if let Some(Deterministic { seed, trace }) = &self.deterministic {
+            words.extend(["--deterministic".into(), "--seed".into(), seed.to_string()]);
+            if let Some(trace) = trace {
+                words.extend(["--trace-events".into(), quoted_path(trace)]);
+            }
+        }
         words.push(quoted_path(&self.kernel.path));
         if !self.command.is_empty() {
             words.push("--".into());
@@ -227,6 +252,12 @@ mod tests {
         assert!(matches!(
             with(None, Some(1 << 40)).memory_mib(1),
             Err(RunError::MemoryTooLarge { .. })
+        ));
+        let two =
+            RunConfig { deterministic: Some(Deterministic::default()), ..with(Some(2), None) };
+        assert!(matches!(
+            two.cpus(EngineKind::Soft(soft::Execution::default())),
+            Err(RunError::DeterministicCpus { cpus: 2 })
         ));
         assert_eq!(
             with(None, None).cpus(EngineKind::Soft(soft::Execution::default())).expect("a default"),

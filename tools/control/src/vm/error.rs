@@ -22,6 +22,24 @@ pub enum RunError {
         /// Possible.
         most: u32,
     },
+    /// The order of several vCPUs is the host's.
+    #[error("--deterministic is for one CPU, not {cpus}: -c 1")]
+    DeterministicCpus {
+        /// Asked for.
+        cpus: u32,
+    },
+    /// An engine that does not count instructions.
+    #[error("--deterministic needs an engine that counts instructions: --engine soft")]
+    DeterministicEngine,
+    /// The events' file cannot be made.
+    #[error("cannot write the events to {}", .path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Less than any kernel boots with.
     #[error("{wanted} MiB of memory is too small for any kernel: at least {least} MiB")]
     MemoryTooSmall {

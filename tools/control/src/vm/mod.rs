@@ -9,6 +9,7 @@ mod assemble;
 mod choose;
 mod config;
 mod error;
+mod fixed_input;
 mod outbox;
 mod report;
 mod run;
@@ -16,8 +17,9 @@ mod session;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
-pub use config::{Effective, RunConfig};
+pub use config::{Deterministic, Effective, RunConfig};
 pub use error::RunError;
+pub use machine::EventDigest;
 pub use outbox::Controls;
 pub use report::{Event, Outcome, RunReport};
 pub use run::Vm;

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use machine::EventDigest;
+
 use crate::fetch::FetchProgress;
 
 use super::config::Effective;
@@ -139,6 +141,10 @@ pub struct RunReport {
     pub unpack_cpu: Duration,
     /// The initramfs, in bytes.
     pub initrd_bytes: u64,
+    /// Instructions that each vCPU retired; `None` where the engine does not count.
+    pub instructions: Vec<Option<u64>>,
+    /// Of a deterministic run: what happened, and after how many instructions.
+    pub events: Option<EventDigest>,
     /// The last lines of the guest's kernel console.
     pub console_tail: Vec<String>,
 }

@@ -35,6 +35,7 @@ pub struct Vm {
     outbox: Arc<Outbox<End>>,
     guest: super::assemble::Prepared,
     initrd_bytes: u64,
+    fixed_input: bool,
 }
 
 /// What a kernel is given besides its command line.
@@ -54,7 +55,7 @@ impl Vm {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
-        let engine = choose::choose(config.engine)?;
+        let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
         let memory_mib = config.memory_mib(cpus)?;
         let kernel = find_or_fetch(config, events)?;
@@ -76,6 +77,7 @@ impl Vm {
             verbose: config.verbose,
             test_devices: config.test_devices,
             cpu_vendor: config.cpu_vendor,
+            deterministic: config.deterministic.clone(),
             session: initrd.is_none() && !bare,
             kernel,
         };
@@ -93,8 +95,10 @@ impl Vm {
         };
         let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
-        let guest = assemble(&effective, Files { kernel: file, initrd }, &outbox)?;
-        Ok(Self { effective, outbox, guest, initrd_bytes })
+        let fixed_input = config.input.is_some();
+        let files = Files { kernel: file, initrd, input: config.input.clone() };
+        let guest = assemble(&effective, files, &outbox)?;
+        Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
 
     /// What will run.
@@ -115,7 +119,7 @@ impl Vm {
 
     /// Runs the VM to its end.
     pub fn run(self, events: &mut dyn FnMut(Event)) -> RunReport {
-        let Self { effective, outbox, guest, initrd_bytes } = self;
+        let Self { effective, outbox, guest, initrd_bytes, fixed_input } = self;
         let unpack_cpu = guest.unpack_cpu;
         let start_cpu = super::assemble::cpu_time();
         let started = Instant::now();
@@ -130,14 +134,18 @@ impl Vm {
             power_off: None,
             command_started: None,
             interrupted: false,
-            input_over: false,
+            input_over: fixed_input,
         };
         let outcome = running_loop.go(events);
         let boot = running_loop.command_started.map(|at| at - started);
         let Loop { running, console, .. } = running_loop;
         let duration = started.elapsed();
         outbox.close();
-        running.stop();
+        let (instructions, digest) = running.stop();
+        let digest = digest.unwrap_or_else(|error| {
+            events(Event::Notice(format!("cannot write the events: {error}")));
+            None
+        });
         RunReport {
             effective,
             outcome,
@@ -146,6 +154,8 @@ impl Vm {
             start_cpu,
             unpack_cpu,
             initrd_bytes,
+            instructions,
+            events: digest,
             console_tail: console.into_tail(),
         }
     }

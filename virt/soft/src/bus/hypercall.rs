@@ -70,7 +70,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::engine::Execution;
     use crate::shared::Shared;
 
@@ -78,8 +77,7 @@ mod tests {
         let memory = Arc::new(
             memory::GuestMemory::new(&[(memory::GuestPhys(0), 1 << 20)]).expect("a mebibyte"),
         );
-        let shared =
-            Arc::new(Shared::new(memory, Clock::new(), Vec::new(), cpus, Execution::Interpret));
+        let shared = Arc::new(Shared::new(memory, Vec::new(), cpus, Execution::Interpret, None));
         let own = shared.vcpus[0].clone();
         SoftBus::new(shared, own).expect("code memory")
     }
@@ -88,7 +86,7 @@ mod tests {
     fn ipis_go_where_the_bitmap_says() {
         let mut bus = bus(3);
         for vcpu in &bus.shared.vcpus {
-            let now = bus.shared.now(vcpu);
+            let now = bus.shared.at(vcpu, 0);
             // SVR: software-enabled.
             assert_eq!(vcpu.lapic().write(0xf0, 0x1ff, now), irqchip::Effect::None);
         }

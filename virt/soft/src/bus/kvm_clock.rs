@@ -3,7 +3,7 @@
 //!
 //! The TSC is invariant and never rescaled, so a page written once stays true for good.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::memory::GuestPhys;
 
@@ -33,9 +33,13 @@ impl SoftBus {
 
     /// Writes `struct pvclock_wall_clock`: the wall-clock time of system time 0.
     pub(super) fn write_wall_clock(&mut self, msr: u64) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let up = std::time::Duration::from_nanos(self.shared.clock.ns_at(host::rdtsc()));
-        let boot = now.saturating_sub(up);
+        let boot = match &self.shared.virtual_time {
+            Some(time) => Duration::from_nanos(time.start_unix_ns()),
+            None => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                now.saturating_sub(Duration::from_nanos(self.shared.clock.ns_at(host::rdtsc())))
+            }
+        };
         let mut bytes = [0u8; 12];
         bytes[0..4].copy_from_slice(&2u32.to_le_bytes());
         bytes[4..8].copy_from_slice(&(boot.as_secs() as u32).to_le_bytes());

@@ -130,7 +130,7 @@ impl SoftBus {
             into.copy_from_slice(&value.to_le_bytes()[..into.len()]);
             return;
         }
-        match self.io.get() {
+        match self.machine() {
             Some(io) => io.mmio_read(at, into),
             None => into.fill(0xff),
         }
@@ -141,7 +141,7 @@ impl SoftBus {
             let mut value = [0; 8];
             value[..from.len()].copy_from_slice(from);
             self.lapic_mmio_write((at.0 & 0xfff) as u32, u64::from_le_bytes(value) as u32);
-        } else if let Some(io) = self.io.get() {
+        } else if let Some(io) = self.machine() {
             io.mmio_write(at, from);
         }
         // What the write raised comes behind this instruction, not behind the block.

@@ -6,6 +6,7 @@ mod memory;
 mod msr;
 mod platform;
 mod strings;
+mod time;
 pub(crate) mod tlb;
 mod translate;
 mod windows;
@@ -13,7 +14,7 @@ mod windows;
 use std::sync::Arc;
 
 use ::memory::{GuestMemory, RamOffset};
-use engine::EngineError;
+use engine::{EngineError, VirtualTime};
 use iced_x86::Instruction;
 use interp::vector::{Exchange, VectorHandle, VectorUnit};
 use interp::{Bus, Context};
@@ -45,6 +46,12 @@ pub(crate) struct SoftBus {
     watch: Watchpoints,
     /// Stores are noted, so that they can be undone.
     pub(crate) recording: Option<Recording>,
+    /// Instructions executed since creation.
+    pub(crate) retired: u64,
+    /// Virtual time, if the VM lives in it, and what it has beyond `retired`.
+    virtual_time: Option<Arc<VirtualTime>>,
+    pub(crate) added_ns: u64,
+    random_state: u64,
 }
 
 /// DR0-3 and DR7 as the memory path needs them.
@@ -62,7 +69,6 @@ impl SoftBus {
             memory: shared.memory.clone(),
             context: Context::default(),
             io: IoSlot::default(),
-            shared,
             own,
             vectors: HostVectors::new()?,
             cut: false,
@@ -70,6 +76,11 @@ impl SoftBus {
             to_be_modified: None,
             watch: Watchpoints::default(),
             recording: None,
+            retired: 0,
+            added_ns: 0,
+            random_state: shared.virtual_time.as_ref().map_or(0, |time| time.seed()),
+            virtual_time: shared.virtual_time.clone(),
+            shared,
         })
     }
 

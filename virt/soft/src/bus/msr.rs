@@ -38,7 +38,7 @@ impl SoftBus {
     }
 
     pub(super) fn msr_read(&mut self, state: &CpuState, index: u32) -> Option<u64> {
-        let now = self.shared.now(&self.own);
+        let now = self.now();
         match index {
             msr::APIC_BASE => Some(self.own.lapic().apic_base()),
             msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.own.lapic().read_msr(index, now).ok(),
@@ -61,7 +61,7 @@ impl SoftBus {
     }
 
     pub(super) fn msr_write(&mut self, state: &mut CpuState, index: u32, value: u64) -> Option<()> {
-        let now = self.shared.now(&self.own);
+        let now = self.now();
         match index {
             msr::APIC_BASE => {
                 // A page moved over RAM would have to shadow it, which the TLB can't.

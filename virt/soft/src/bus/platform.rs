@@ -10,7 +10,6 @@ use x86::cpuid::{CpuidResult, lookup};
 
 use super::SoftBus;
 use crate::shared::attention;
-use crate::sys::host;
 
 impl SoftBus {
     /// Whether the xAPIC's register page is there. Only asked outside RAM, which goes first.
@@ -19,12 +18,12 @@ impl SoftBus {
     }
 
     pub(super) fn lapic_mmio_read(&mut self, offset: u32, _width: usize) -> u64 {
-        let now = self.shared.now(&self.own);
+        let now = self.now();
         u64::from(self.own.lapic().read(offset, now))
     }
 
     pub(super) fn lapic_mmio_write(&mut self, offset: u32, value: u32) {
-        let now = self.shared.now(&self.own);
+        let now = self.now();
         let effect = self.own.lapic().write(offset, value, now);
         self.apply(effect);
     }
@@ -35,7 +34,7 @@ impl SoftBus {
             Effect::None => {}
             Effect::Send(ipi) => self.shared.deliver(Some(self.own.index as usize), ipi),
             Effect::EndOfInterrupt(vector) => {
-                if let Some(io) = self.io.get() {
+                if let Some(io) = self.machine() {
                     io.end_of_interrupt(vector);
                 }
             }
@@ -43,8 +42,10 @@ impl SoftBus {
         self.look_at_lapic();
     }
 
-    /// Own local APIC changed: look again before the next block.
-    pub(super) fn look_at_lapic(&self) {
+    /// Own local APIC changed: look again before the next block; in virtual time, which has to be
+    /// the same for blocks of any length, before the next instruction.
+    pub(super) fn look_at_lapic(&mut self) {
+        self.cut |= self.is_virtual();
         self.own.attention.fetch_or(attention::INTERRUPT, Ordering::Relaxed);
     }
 }
@@ -53,7 +54,7 @@ impl PortIo for SoftBus {
     fn port_in(&mut self, port: u16, width: u8) -> u32 {
         let mut bytes = [0xff; 4];
         let data = &mut bytes[..usize::from(width).clamp(1, 4)];
-        if let Some(io) = self.io.get() {
+        if let Some(io) = self.machine() {
             io.port_in(port, data);
         }
         bytes[usize::from(width).clamp(1, 4)..].fill(0);
@@ -62,7 +63,7 @@ impl PortIo for SoftBus {
 
     fn port_out(&mut self, port: u16, width: u8, value: u32) {
         let bytes = value.to_le_bytes();
-        if let Some(io) = self.io.get() {
+        if let Some(io) = self.machine() {
             io.port_out(port, &bytes[..usize::from(width).clamp(1, 4)]);
         }
     }
@@ -122,10 +123,13 @@ impl Platform for SoftBus {
 
     #[inline]
     fn host_tsc(&mut self) -> u64 {
-        host::rdtsc()
+        self.raw_tsc()
     }
 
     fn random(&mut self) -> u64 {
+        if self.is_virtual() {
+            return self.next_random();
+        }
         let mut bytes = [0; 8];
         // Entropy is there from boot on a running host; a short read can only be a signal.
         while rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

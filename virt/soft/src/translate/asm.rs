@@ -260,6 +260,11 @@ impl Asm {
         self.lea(true, to, Some(to), None, disp);
     }
 
+    /// NOT, which changes no flag.
+    pub(crate) fn not(&mut self, register: u8) {
+        self.rr(true, &[0xf7], 2, register);
+    }
+
     pub(crate) fn shr(&mut self, register: u8, bits: u8) {
         self.note_change(register);
         self.rex(true, 0, 0, register, false);

@@ -296,7 +296,7 @@ impl Emitter<'_> {
             Kind::Plain => self.plain(index, fact),
             Kind::Address => self.load_address(fact),
             Kind::BitString => self.bit_string(index, fact),
-            Kind::TimeStamp => self.time_stamp(fact),
+            Kind::TimeStamp => self.time_stamp(index, fact),
             Kind::PopStackPointer => self.pop_stack_pointer(index),
             Kind::PushFlags => self.push_flags(index),
             Kind::PopFlags => self.pop_flags(index),

@@ -141,6 +141,8 @@ pub(crate) struct Gates {
     pub(crate) x87: bool,
     /// RDTSC may run unnoticed.
     pub(crate) time: bool,
+    /// RDTSC counts instructions instead of asking the host.
+    pub(crate) counted_time: bool,
     /// CPL is 0.
     pub(crate) kernel: bool,
     /// Accesses may share checks.

@@ -10,7 +10,7 @@ use super::emit::{Emitter, Stub};
 use super::facts::{Fact, gpr_of};
 use super::flags::Place;
 use super::memory::Address;
-use super::registers::{RAX, RSP, S0, S1, is_taken};
+use super::registers::{BUDGET, RAX, RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use crate::cache::state::at;
 
@@ -25,8 +25,11 @@ const POPPED: i32 = LOW_FLAGS | 1 << 11 | IF | 2;
 
 impl Emitter<'_> {
     /// RDTSC, RDTSCP: plus the guest's offset, changing no flag.
-    pub(super) fn time_stamp(&mut self, fact: &Fact) {
+    pub(super) fn time_stamp(&mut self, index: usize, fact: &Fact) {
         self.held = None;
+        if self.source.gates.counted_time {
+            return self.counted_time(index, fact);
+        }
         // The host's own instruction keeps the order that the guest's asks for.
         self.asm.bytes.extend(if fact.writes >> RCX & 1 != 0 {
             &[0x0f, 0x01, 0xf9][..]
@@ -37,6 +40,21 @@ impl Emitter<'_> {
         self.asm.lea(true, RAX, Some(RAX), Some((RDX, 0)), 0);
         self.asm.load(S0, Mem::Gs(at::TSC_OFFSET));
         self.asm.lea(true, RAX, Some(RAX), Some((S0, 0)), 0);
+        self.asm.rorx(RDX, RAX, 32);
+        self.asm.mov32(RDX, RDX);
+        self.asm.mov32(RAX, RAX);
+        if fact.writes >> RCX & 1 != 0 {
+            self.asm.load32(RCX, Mem::Gs(at::TSC_AUX));
+        }
+    }
+
+    /// RDTSC, RDTSCP in virtual time: the offset (which counts the whole budget as spent) less what
+    /// is left of it before the block, plus the instructions of the block so far. Changes no flag.
+    fn counted_time(&mut self, index: usize, fact: &Fact) {
+        self.asm.mov(S0, BUDGET);
+        self.asm.not(S0);
+        self.asm.load(S1, Mem::Gs(at::TSC_OFFSET));
+        self.asm.lea(true, RAX, Some(S0), Some((S1, 0)), index as i32 + 1);
         self.asm.rorx(RDX, RAX, 32);
         self.asm.mov32(RDX, RDX);
         self.asm.mov32(RAX, RAX);

@@ -152,11 +152,11 @@ impl SoftVcpu {
         let after = self.contents(&recording);
         self.undo(&recording);
         self.restore(&start, &image);
-        let before = self.retired;
+        let before = self.cpu.bus.retired;
         let budget = if path.is_some() { 0 } else { 1 << 40 };
         let site = self.enter_native(code, budget);
         let (number, site) = self.take_state(site);
-        let ran = (self.retired - before) as usize;
+        let ran = (self.cpu.bus.retired - before) as usize;
         let native = self.snapshot();
         let native_memory = self.contents(&recording);
         let (expected, memory) = if ran + 1 == states.len() && !recording.refused {

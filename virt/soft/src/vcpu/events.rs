@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use engine::{Exit, ShutdownCause};
+use engine::{EventKind, Exit, ShutdownCause};
 use irqchip::Deadline;
 use memory::RamOffset;
 use x86::{Activity, Flags};
@@ -71,9 +71,9 @@ impl SoftVcpu {
     }
 
     /// Brings the local APIC to the present and notes what it has.
-    fn look_at_lapic(&mut self) {
+    pub(super) fn look_at_lapic(&mut self) {
         self.own.tsc_offset.store(self.cpu.state.msrs.tsc_offset, Ordering::Relaxed);
-        let now = self.shared.now(&self.own);
+        let now = self.cpu.bus.now();
         let mut lapic = self.own.lapic();
         // Whatever an expiry raises shows in `pending`.
         let _ = lapic.advance(now);
@@ -109,6 +109,7 @@ impl SoftVcpu {
         {
             self.cpu.state.nmi_pending = std::mem::take(&mut self.second_nmi);
             self.cpu.state.activity = Activity::Running;
+            self.tell(EventKind::Nmi);
             let delivered = self.cpu.deliver_nmi();
             return self.after_delivery(delivered);
         }
@@ -117,6 +118,7 @@ impl SoftVcpu {
             self.look_at_lapic();
             if let Some(vector) = vector {
                 self.cpu.state.activity = Activity::Running;
+                self.tell(EventKind::Interrupt { vector });
                 let delivered = self.cpu.deliver_interrupt(vector);
                 return self.after_delivery(delivered);
             }
@@ -128,7 +130,7 @@ impl SoftVcpu {
     fn acknowledge(&mut self) -> Option<u8> {
         let external = self.own.lapic().external_interrupt();
         if external {
-            let vector = self.cpu.bus.io.get().and_then(|io| io.acknowledge_pic());
+            let vector = self.cpu.bus.machine().and_then(|io| io.acknowledge_pic());
             self.own.lapic().acknowledge_external();
             if vector.is_some() {
                 return vector;
@@ -140,8 +142,7 @@ impl SoftVcpu {
     /// Delivers what a loaded state had pending.
     pub(super) fn deliver_loaded(&mut self) -> Option<Exit> {
         if let Some(exception) = self.cpu.state.pending_exception.take() {
-            let delivered = self.cpu.deliver_exception(exception);
-            return self.after_delivery(delivered);
+            return self.raise(exception);
         }
         if let Some(vector) = self.cpu.state.pending_interrupt.take() {
             let delivered = self.cpu.deliver_interrupt(vector);
@@ -170,8 +171,8 @@ impl SoftVcpu {
             || self.cpu.state.nmi_pending && !self.cpu.state.nmi_blocked
     }
 
-    /// Sleeps while halted or waiting for SIPI. `Some`: leave `run`.
-    pub(super) fn wait(&mut self) -> Option<Exit> {
+    /// Sleeps while halted or waiting for SIPI, unless the budget is spent. `Some`: leave `run`.
+    pub(super) fn wait(&mut self, left: u64) -> Option<Exit> {
         loop {
             if self.own.attention.load(Ordering::Acquire) != 0
                 && let Some(exit) = self.service()
@@ -189,6 +190,9 @@ impl SoftVcpu {
                         self.cpu.state.activity = Activity::Running;
                         return None;
                     }
+                    if left == 0 {
+                        return Some(Exit::BudgetSpent);
+                    }
                     if self.cpu.state.rflags & Flags::IF.bits() == 0 {
                         if self.shared.enter_dead_halt() {
                             return Some(Exit::Halted);
@@ -197,7 +201,11 @@ impl SoftVcpu {
                         self.shared.leave_dead_halt();
                         continue;
                     }
-                    self.own.sleep(self.until_timer());
+                    if !self.cpu.bus.is_virtual() {
+                        self.own.sleep(self.until_timer());
+                    } else if let Some(exit) = self.skip_idle_time() {
+                        return Some(exit);
+                    }
                 }
                 Activity::WaitForSipi => {
                     if self.shared.enter_dead_halt() {

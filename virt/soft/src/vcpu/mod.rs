@@ -8,6 +8,7 @@ mod library;
 mod native;
 mod run;
 mod superblock;
+mod virtual_time;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,10 +52,10 @@ pub(crate) struct SoftVcpu {
     second_nmi: bool,
     /// Host TSC at which the local APIC's timer is due; `u64::MAX` when it is not counting.
     timer_due: u64,
+    /// Instructions retired beyond which nothing may run before the run loop has looked around.
+    stop_at: u64,
     /// Blocks until the timer is looked at again.
     until_timer_check: u32,
-    /// Instructions executed since creation.
-    retired: u64,
 }
 
 impl SoftVcpu {
@@ -77,8 +78,8 @@ impl SoftVcpu {
             interrupt_ready: false,
             second_nmi: false,
             timer_due: u64::MAX,
+            stop_at: 0,
             until_timer_check: 0,
-            retired: 0,
         })
     }
 }
@@ -106,11 +107,13 @@ impl Vcpu for SoftVcpu {
         self.cpu.bus.io.lend(io);
         let lent = Lent(self);
         let _guard = lent.0.guard();
-        Ok(lent.0.run_until(until))
+        let exit = lent.0.run_until(until);
+        lent.0.cpu.bus.publish_time();
+        Ok(exit)
     }
 
     fn state(&mut self) -> Result<CpuState, EngineError> {
-        let now = self.shared.now(&self.own);
+        let now = self.cpu.bus.now();
         let mut state = self.cpu.export().clone();
         let lapic = self.own.lapic();
         state.lapic = lapic.save(now);
@@ -120,13 +123,17 @@ impl Vcpu for SoftVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.own.tsc_offset.store(state.msrs.tsc_offset, Ordering::Relaxed);
-        let now = self.shared.now(&self.own);
+        let now = self.cpu.bus.now();
         *self.own.lapic() =
             Lapic::from_state(&state.lapic, state.msrs.apic_base, self.own.index, now);
         self.cpu.import(state);
         self.cpu.bus.tlb.flush_all();
         self.own.attention.fetch_or(attention::INTERRUPT, Ordering::AcqRel);
         Ok(())
+    }
+
+    fn retired(&self) -> Option<u64> {
+        Some(self.cpu.bus.retired)
     }
 
     fn kicker(&self) -> Arc<dyn Kick> {

@@ -15,6 +15,7 @@ use x86::{Cr0, Cr4, Flags};
 use super::SoftVcpu;
 use super::code::Code;
 use super::library::{Key, Library};
+use super::superblock;
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
@@ -27,8 +28,8 @@ use crate::translate::{Site, SiteKind, Source};
 
 /// Instructions between looks at the timer and at attention.
 const SLICE: u64 = 20_000;
-/// More instructions than can run between two polls: a page of one-byte ones, and a block.
-const SLACK: u64 = 4096 + 128;
+/// More instructions than can run between two polls: a page of one-byte ones, a block, a path.
+const SLACK: u64 = 4096 + 128 + superblock::LONGEST as u64;
 /// Times a block is interpreted before it is translated.
 const HOT: u32 = 6;
 /// Linear addresses from here on are the kernel's: one mapping, so code may be bound to it.
@@ -228,6 +229,7 @@ impl SoftVcpu {
             avx,
             x87: usable && native_errors,
             time,
+            counted_time: self.cpu.bus.is_virtual(),
             kernel: self.cpu.cpl == 0,
             grouped: true,
             windows: false,
@@ -243,7 +245,11 @@ impl SoftVcpu {
         let rip = self.cpu.rip();
         let bases = [self.cpu.state.segments[4].base, self.cpu.state.segments[5].base];
         let msrs = &self.cpu.state.msrs;
-        let (tsc_offset, tsc_aux) = (msrs.tsc_offset, msrs.tsc_aux as u32);
+        let (mut tsc_offset, tsc_aux) = (msrs.tsc_offset, msrs.tsc_aux as u32);
+        if self.cpu.bus.is_virtual() {
+            // RDTSC: plus what of the budget is spent, which is this less what is left.
+            tsc_offset = tsc_offset.wrapping_add(self.cpu.bus.virtual_ns()).wrapping_add(budget);
+        }
         let kernel_gs_base = msrs.kernel_gs_base;
         let hidden = Flags::STATUS | Flags::IF | Flags::RF | Flags::VM;
         let other_flags = self.cpu.state.rflags & !hidden.bits() | Flags::FIXED.bits();
@@ -315,7 +321,7 @@ impl SoftVcpu {
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
         let used = self.native_budget - state.budget + executed;
-        self.retired += used as u64;
+        self.cpu.bus.retired += used as u64;
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {
             Place::Recipe(recipe) => recipe.evaluate(&state.regs, state.kept),
@@ -344,7 +350,7 @@ impl SoftVcpu {
         if let Some(rsp_move) = refused {
             let rsp = &mut self.cpu.regs[4];
             *rsp = rsp.wrapping_sub(rsp_move as i64 as u64);
-            self.retired -= 1;
+            self.cpu.bus.retired -= 1;
         }
         if used > 2000 {
             self.until_timer_check = 0;
@@ -419,7 +425,7 @@ impl SoftVcpu {
         if outcome.is_err() {
             return self.trapped(op.len);
         }
-        self.retired += 1;
+        self.cpu.bus.retired += 1;
         None
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use engine::{Budget, Exit, ShutdownCause};
+use engine::{Budget, EventKind, Exit, ShutdownCause};
 use interp::op::slot;
 use interp::{Op, Stop};
 use x86::{Activity, Dr7, Exception, Flags};
@@ -31,11 +31,19 @@ impl SoftVcpu {
                 return exit;
             }
             if self.cpu.state.activity != Activity::Running
-                && let Some(exit) = self.wait()
+                && let Some(exit) = self.wait(left)
             {
                 return exit;
             }
-            self.poll_timer();
+            let mut most = left;
+            if self.cpu.bus.is_virtual() {
+                match self.keep_time() {
+                    Ok(room) => most = most.min(room),
+                    Err(exit) => return exit,
+                }
+            } else {
+                self.poll_timer();
+            }
             if (self.interrupt_ready || self.cpu.state.nmi_pending)
                 && let Some(exit) = self.deliver_pending()
             {
@@ -44,12 +52,13 @@ impl SoftVcpu {
             if left == 0 {
                 return Exit::BudgetSpent;
             }
-            let before = self.retired;
-            if let Some(exit) = self.advance(left) {
+            let before = self.cpu.bus.retired;
+            self.stop_at = before.saturating_add(most);
+            if let Some(exit) = self.advance(most) {
                 return exit;
             }
             if left != u64::MAX {
-                left = left.saturating_sub(self.retired - before);
+                left = left.saturating_sub(self.cpu.bus.retired - before);
             }
         }
     }
@@ -89,7 +98,6 @@ impl SoftVcpu {
         let block = self.cache.get(index);
         let cpu = &mut self.cpu;
         let mut trapped = None;
-        let mut done = 0;
         for op in &block.ops {
             cpu.regs[slot::RIP as usize] =
                 cpu.regs[slot::RIP as usize].wrapping_add(u64::from(op.len));
@@ -97,12 +105,11 @@ impl SoftVcpu {
                 trapped = Some(op.len);
                 break;
             }
-            done += 1;
+            cpu.bus.retired += 1;
             if cpu.bus.cut {
                 break;
             }
         }
-        self.retired += done;
         if self.cpu.bus.cut {
             self.drop_stale_blocks();
         }
@@ -113,6 +120,15 @@ impl SoftVcpu {
     }
 
     pub(super) fn fetch_fault(&mut self, exception: Exception) -> Option<Exit> {
+        self.raise(exception)
+    }
+
+    /// Delivers an exception.
+    pub(super) fn raise(&mut self, exception: Exception) -> Option<Exit> {
+        if self.cpu.bus.is_virtual() {
+            self.tell(EventKind::Exception(exception));
+            self.cpu.bus.added_ns += 1;
+        }
         let delivered = self.cpu.deliver_exception(exception);
         self.after_delivery(delivered)
     }
@@ -128,20 +144,18 @@ impl SoftVcpu {
             Stop::None => unreachable!("a handler that returns Err sets the reason"),
             Stop::Fault(exception) => {
                 back(self);
-                let delivered = self.cpu.deliver_exception(exception);
-                self.after_delivery(delivered)
+                self.raise(exception)
             }
             Stop::TrapAfter(exception) => {
-                self.retired += 1;
-                let delivered = self.cpu.deliver_exception(exception);
-                self.after_delivery(delivered)
+                self.cpu.bus.retired += 1;
+                self.raise(exception)
             }
             Stop::Repeat => {
                 back(self);
                 None
             }
             Stop::Halt => {
-                self.retired += 1;
+                self.cpu.bus.retired += 1;
                 self.cpu.state.activity = Activity::Halted;
                 None
             }
@@ -201,7 +215,7 @@ impl SoftVcpu {
         }
         match outcome {
             Ok(()) => {
-                self.retired += 1;
+                self.cpu.bus.retired += 1;
                 self.debug_traps()
             }
             Err(_) => {
@@ -227,8 +241,7 @@ impl SoftVcpu {
     fn debug_traps(&mut self) -> Option<Exit> {
         let exception = self.cpu.debug_trap()?;
         self.cpu.state.activity = Activity::Running;
-        let delivered = self.cpu.deliver_exception(exception);
-        self.after_delivery(delivered)
+        self.raise(exception)
     }
 
     /// The single op at RIP.

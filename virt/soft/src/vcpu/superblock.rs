@@ -38,7 +38,7 @@ const HOT_EXITS: u8 = 24;
 /// Times an indirect branch of a path goes elsewhere before nobody counts where.
 const COUNTED_ELSEWHERE: u8 = 100;
 /// Longest path, in instructions: fewer than can run between two looks at the budget.
-const LONGEST: usize = 1500;
+pub(super) const LONGEST: usize = 1500;
 /// A path ends where another superblock begins, but not before so many instructions.
 const JOINS: usize = 24;
 /// A shorter loop is unrolled until it is longer.
@@ -273,7 +273,7 @@ impl SoftVcpu {
     }
 
     /// Interprets and notes each instruction until execution is back at the start, or leaves what
-    /// a path can hold.
+    /// a path can hold, or the budget is spent.
     fn record_path(&mut self) -> (Option<Path>, Option<Exit>) {
         let context = self.cpu.bus.tlb.gs_base();
         let start = self.cpu.rip();
@@ -304,7 +304,8 @@ impl SoftVcpu {
             let back = linear == start && steps.len() >= UNROLLED;
             let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
-            if back || joins || far || steps.len() == LONGEST {
+            let spent = self.cpu.bus.retired >= self.stop_at;
+            if back || joins || far || spent || steps.len() == LONGEST {
                 return Err(None);
             }
             let next = linear.wrapping_add(u64::from(op.len));
@@ -317,7 +318,7 @@ impl SoftVcpu {
             if outcome.is_err() {
                 return Err(self.trapped(op.len));
             }
-            self.retired += 1;
+            self.cpu.bus.retired += 1;
             if cut || self.cpu.cpl != 3 {
                 return Err(None);
             }

@@ -106,12 +106,38 @@ fn report(case: &Case, execution: Execution, most: u64, text: &str) -> ! {
     }
     let first = differs(bad).unwrap_or_else(|| "nowhere but at the end".into());
     // The last instructions before a budget is spent are always interpreted.
-    const TAIL: u64 = 4096 + 128;
+    const TAIL: u64 = 4096 + 128 + 1500;
     let trace = case.trace(bad.saturating_sub(TAIL + 30), 60);
     panic!(
         "the interpreter and {execution:?} differ:\n{text}\nfirst with a budget of {bad}:\n{first}\n\
          around the last translated instructions:\n{trace}"
     );
+}
+
+/// Stops at many instructions, in one go and in pieces of odd sizes.
+fn stops(case: &Case, random: &mut Random) -> u64 {
+    let (interpreted, slices) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, SLICE);
+    let most = interpreted.retired.max(1);
+    for _ in 0..4 {
+        let budget = 1 + random.below(most);
+        let (expected, _) = case.run(Execution::Interpret, budget, u64::MAX);
+        for execution in [Execution::Translate, Execution::Check] {
+            // Around where translated code is left for the interpreter, and far beyond it.
+            let sizes = [1, 2, 61, 4224, 4225, 4288, 9001, 24_225, 50_000];
+            let mut pieces = Random::new(budget);
+            let mut piece = || sizes[pieces.below(sizes.len() as u64) as usize];
+            let (stopped, _) = case.run_in_pieces(execution, budget, &mut piece);
+            if let Some(text) = case.differences(&expected, &stopped) {
+                report(case, execution, budget, &text);
+            }
+        }
+    }
+    slices * SLICE
+}
+
+#[test]
+fn budgets_end_at_the_very_instruction() {
+    cases(stops);
 }
 
 #[test]

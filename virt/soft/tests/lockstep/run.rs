@@ -40,6 +40,7 @@ pub(crate) struct Ended {
     pub(crate) exit: Exit,
     pub(crate) state: CpuState,
     pub(crate) ram: Vec<u8>,
+    pub(crate) retired: u64,
 }
 
 impl Case {
@@ -78,6 +79,17 @@ impl Case {
 
     /// Runs it for so many instructions, at most `slice` at a time; returns how many slices.
     pub(crate) fn run(&self, execution: Execution, budget: u64, slice: u64) -> (Ended, u64) {
+        self.run_in_pieces(execution, budget, &mut || slice)
+    }
+
+    /// Likewise, each piece as long as it is told; returns how many there were. The counter is
+    /// exact at the end of each.
+    pub(crate) fn run_in_pieces(
+        &self,
+        execution: Execution,
+        budget: u64,
+        piece: &mut dyn FnMut() -> u64,
+    ) -> (Ended, u64) {
         let memory = new_memory();
         layout::write(&memory, 0, &self.ram);
         let config = VmConfig { memory: memory.clone(), cpus: 1 };
@@ -89,17 +101,21 @@ impl Case {
         vcpu.set_state(&state).expect("it is a sound state");
         let (mut left, mut slices) = (budget, 0);
         let exit = loop {
-            let now = slice.min(left);
+            let now = piece().min(left);
             let exit =
                 vcpu.run(&mut Nothing, Budget::Instructions(now)).expect("the host is sound");
             left -= now;
             slices += 1;
+            if exit == Exit::BudgetSpent {
+                assert_eq!(vcpu.retired(), Some(budget - left), "the counter after a budget");
+            }
             if exit != Exit::BudgetSpent || left == 0 {
                 break exit;
             }
         };
         let state = vcpu.state().expect("a stopped processor has a state");
-        (Ended { exit, state, ram: contents(&memory) }, slices)
+        let retired = vcpu.retired().expect("the engine counts");
+        (Ended { exit, state, ram: contents(&memory), retired }, slices)
     }
 
     /// What differs between two runs, if anything does.
@@ -108,6 +124,7 @@ impl Case {
         if one.exit != other.exit {
             let _ = writeln!(text, "exit {:?}, {:?}", one.exit, other.exit);
         }
+        note(&mut text, "retired", one.retired, other.retired);
         let (a, b) = (&one.state, &other.state);
         for number in 0..16 {
             note(&mut text, &format!("r{number}"), a.gpr[number], b.gpr[number]);

@@ -19,6 +19,7 @@ fn facts(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<
         avx: true,
         x87: true,
         time: true,
+        counted_time: false,
         kernel: false,
         grouped: true,
         windows: false,

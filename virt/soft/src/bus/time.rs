@@ -1,0 +1,65 @@
+//! What time it is: the host's, or virtual time made of retired instructions
+//! (`engine::VirtualTime`): now = instructions + what was added besides.
+//!
+//! Added are the jumps of a halted processor, and a nanosecond for each exception delivered, so
+//! that a guest that only faults has time go by. Invariant: `retired` is exact whenever an
+//! instruction is interpreted, so that time is the same however code is executed.
+
+use engine::GuestIo;
+use irqchip::Now;
+
+use super::SoftBus;
+use crate::sys::host;
+
+impl SoftBus {
+    /// Whether instructions make the time.
+    #[inline]
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.virtual_time.is_some()
+    }
+
+    /// Virtual time.
+    #[inline]
+    pub(crate) fn virtual_ns(&self) -> u64 {
+        self.retired.wrapping_add(self.added_ns)
+    }
+
+    /// The TSC without the guest's offset.
+    #[inline]
+    pub(crate) fn raw_tsc(&self) -> u64 {
+        if self.is_virtual() { self.virtual_ns() } else { host::rdtsc() }
+    }
+
+    /// The time for the local APIC.
+    pub(crate) fn now(&self) -> Now {
+        self.shared.at(&self.own, self.raw_tsc())
+    }
+
+    /// Tells the machine what time it is.
+    #[inline]
+    pub(crate) fn publish_time(&self) {
+        if let Some(time) = &self.virtual_time {
+            time.set(self.virtual_ns(), self.retired);
+        }
+    }
+
+    /// The machine around, which knows what time it is. In virtual time whatever it does is seen
+    /// right after the instruction.
+    #[inline]
+    pub(crate) fn machine(&mut self) -> Option<&mut dyn GuestIo> {
+        if self.is_virtual() {
+            self.publish_time();
+            self.cut = true;
+        }
+        self.io.get()
+    }
+
+    /// The next random number in virtual time: SplitMix64 (Steele, Lea, Flood 2014).
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random_state = self.random_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random_state;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}
