@@ -25,20 +25,22 @@ use crate::translate::Source;
 use crate::translate::facts::Gates;
 use crate::translate::path::{Path, Step};
 
-/// Samples of a block that make it hot.
-const HOT_SAMPLES: u8 = 2;
+/// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
+const HOT_SAMPLES: u8 = 12;
 /// Runs of a block that make it hot in lockstep, where there are no samples.
 const HOT_WHEN_CHECKED: u8 = 6;
 /// Blocks whose samples are counted at once.
 const MOST_COUNTED: usize = 4096;
 /// A block that no superblock is made for any more.
 const HOPELESS: u8 = u8::MAX;
-/// Times a path is left at one place before what follows gets a superblock of its own.
+/// Times a path is left for one address before what follows may get a superblock of its own, ...
 const HOT_EXITS: u8 = 24;
+/// ... if that took fewer instructions than this.
+const HOT_EXITS_WITHIN: u64 = 100_000;
 /// Times an indirect branch of a path goes elsewhere before nobody counts where.
 const COUNTED_ELSEWHERE: u8 = 100;
 /// Longest path, in instructions: fewer than can run between two looks at the budget.
-pub(super) const LONGEST: usize = 1500;
+pub(super) const LONGEST: usize = 400;
 /// A path ends where another superblock begins, but not before so many instructions.
 const JOINS: usize = 24;
 /// A shorter loop is unrolled until it is longer.
@@ -51,35 +53,47 @@ const SHORTEST: u16 = 4;
 enum Warmth {
     Cold,
     /// Now is the time for a superblock.
-    Hot,
+    Hot {
+        /// Instructions since the first sample.
+        within: u64,
+    },
     /// There is none to be had.
     Hopeless,
 }
 
+/// Samples of one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    samples: u8,
+    /// Instructions executed when the first came.
+    since: u64,
+}
+
 /// Samples by context and linear address.
 #[derive(Default)]
-pub(super) struct Heat(HashMap<(u64, u64), u8, BuildHasherDefault<Mix>>);
+pub(super) struct Heat(HashMap<(u64, u64), Count, BuildHasherDefault<Mix>>);
 
 impl Heat {
-    /// Counts a sample.
-    fn note(&mut self, context: u64, linear: u64, enough: u8) -> Warmth {
+    /// Counts a sample at a time in instructions; `enough` of them make an address hot.
+    fn note(&mut self, address: (u64, u64), now: u64, enough: u8) -> Warmth {
         if self.0.len() >= MOST_COUNTED {
             self.0.clear();
         }
-        let samples = self.0.entry((context, linear)).or_default();
-        if *samples == HOPELESS {
+        let count = self.0.entry(address).or_insert(Count { samples: 0, since: now });
+        if count.samples == HOPELESS {
             return Warmth::Hopeless;
         }
-        *samples += 1;
-        if *samples < enough {
+        count.samples += 1;
+        if count.samples < enough {
             return Warmth::Cold;
         }
-        *samples = 0;
-        Warmth::Hot
+        let within = now - count.since;
+        *count = Count { samples: 0, since: now };
+        Warmth::Hot { within }
     }
 
     fn give_up(&mut self, context: u64, linear: u64) {
-        self.0.insert((context, linear), HOPELESS);
+        self.0.insert((context, linear), Count { samples: HOPELESS, since: 0 });
     }
 }
 
@@ -92,13 +106,16 @@ impl SoftVcpu {
         let key = self.native.as_ref().expect("it just ran").block(block).key;
         let linear = rip & !0xfff | key.ram & 0xfff;
         let context = self.cpu.bus.tlb.gs_base();
-        if key.gates.path
-            || !key.gates.grouped
-            || self.heat.note(context, linear, HOT_SAMPLES) != Warmth::Hot
-        {
+        if key.gates.path || !key.gates.grouped || !self.heats(context, linear, HOT_SAMPLES) {
             return;
         }
         self.want_superblock(block, linear);
+    }
+
+    /// Counts a sample; true for the one that makes an address hot.
+    fn heats(&mut self, context: u64, linear: u64, enough: u8) -> bool {
+        let now = self.cpu.bus.retired;
+        matches!(self.heat.note((context, linear), now, enough), Warmth::Hot { .. })
     }
 
     /// Gets a superblock for a hot block: a known one, or one to be recorded when it runs next.
@@ -127,14 +144,15 @@ impl SoftVcpu {
             return false;
         }
         let context = self.cpu.bus.tlb.gs_base();
-        match self.heat.note(context, linear, HOT_EXITS) {
-            Warmth::Cold => true,
-            Warmth::Hot => {
+        match self.heat.note((context, linear), self.cpu.bus.retired, HOT_EXITS) {
+            Warmth::Cold => return true,
+            Warmth::Hot { within } if within < HOT_EXITS_WITHIN => {
                 self.want_superblock_at(linear);
-                false
             }
-            Warmth::Hopeless => false,
+            Warmth::Hot { .. } => self.heat.give_up(context, linear),
+            Warmth::Hopeless => {}
         }
+        false
     }
 
     /// A path's indirect branch went elsewhere.
@@ -147,14 +165,16 @@ impl SoftVcpu {
         let crate::translate::Link { slot, stub, through, .. } = native.links[link as usize];
         let (stub, through) = (native.place_address(stub), native.place_address(through));
         let clears = native.clears();
-        if self.heat.note(context, linear, HOT_EXITS) == Warmth::Hot
+        let now = self.cpu.bus.retired;
+        let warmth = self.heat.note((context, linear), now, HOT_EXITS);
+        if matches!(warmth, Warmth::Hot { within } if within < HOT_EXITS_WITHIN)
             && self.known_superblock(linear).is_none()
         {
             self.want_superblock_at(linear);
         }
         let same = self.native.as_ref().is_some_and(|native| native.clears() == clears);
         if same
-            && self.heat.note(context, stub, COUNTED_ELSEWHERE) == Warmth::Hot
+            && self.heats(context, stub, COUNTED_ELSEWHERE)
             && let Some(ram) = self.fetched(linear)
         {
             let slot = slot.expect("these have one");
@@ -213,7 +233,7 @@ impl SoftVcpu {
             return Ok(self.cpu.bus.tlb.enable_windows().then_some(known));
         }
         let context = self.cpu.bus.tlb.gs_base();
-        if self.heat.note(context, linear, HOT_WHEN_CHECKED) != Warmth::Hot {
+        if !self.heats(context, linear, HOT_WHEN_CHECKED) {
             return Ok(None);
         }
         let (path, exit) = self.record_path();
@@ -299,10 +319,14 @@ impl SoftVcpu {
         start: u64,
         steps: &mut Vec<Step>,
     ) -> Result<(), Option<Exit>> {
+        let mut starts = true;
         for op in ops {
             let linear = self.cpu.rip();
             let back = linear == start && steps.len() >= UNROLLED;
-            let joins = steps.len() >= JOINS && linear != start && self.starts_superblock(linear);
+            let joins = std::mem::take(&mut starts)
+                && steps.len() >= JOINS
+                && linear != start
+                && self.starts_superblock(linear);
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
             let spent = self.cpu.bus.retired >= self.stop_at;
             if back || joins || far || spent || steps.len() == LONGEST {
