@@ -36,7 +36,7 @@ const HOPELESS: u8 = u8::MAX;
 /// Times a path is left for one address before what follows may get a superblock of its own, ...
 const HOT_EXITS: u8 = 24;
 /// ... if that took fewer instructions than this.
-const HOT_EXITS_WITHIN: u64 = 100_000;
+const HOT_EXITS_WITHIN: u64 = 2_000_000;
 /// Times an indirect branch of a path goes elsewhere before nobody counts where.
 const COUNTED_ELSEWHERE: u8 = 100;
 /// Longest path, in instructions: fewer than can run between two looks at the budget.
@@ -149,7 +149,8 @@ impl SoftVcpu {
             Warmth::Hot { within } if within < HOT_EXITS_WITHIN => {
                 self.want_superblock_at(linear);
             }
-            Warmth::Hot { .. } => self.heat.give_up(context, linear),
+            // Seldom enough to go on counting.
+            Warmth::Hot { .. } => return true,
             Warmth::Hopeless => {}
         }
         false
