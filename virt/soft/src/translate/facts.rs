@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     EnableInterrupts,
     /// SWAPGS.
     SwapGs,
-    /// MOV r32 or r64 from a segment register.
+    /// MOV to a general register from a segment register.
     Selector,
     /// MOV m16 from a segment register.
     StoreSelector,
@@ -497,7 +497,7 @@ fn kind_of(ins: &Instruction) -> Kind {
             return Kind::StoreSelector;
         }
         _ if super::string::is_run(ins) => return Kind::RepeatedString,
-        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if ins.op0_kind() == OpKind::Register => {
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
             return Kind::Selector;
         }
         _ => {}

@@ -93,8 +93,17 @@ impl Emitter<'_> {
 
     /// MOV from a segment register.
     pub(super) fn selector(&mut self, fact: &Fact) {
-        let (number, _) = gpr_of(fact.ins.op0_register()).expect("a general register");
+        let (number, size) = gpr_of(fact.ins.op0_register()).expect("a general register");
         let segment = fact.ins.op1_register().number() as u8;
+        if size == 2 {
+            self.asm.load32(S1, Mem::Gs(at::selector(segment)));
+            self.asm.bytes.push(0x66);
+            match is_taken(number) {
+                true => self.asm.rm(false, &[0x89], S1, Mem::Gs(at::reg(number))),
+                false => self.asm.rr(false, &[0x89], S1, number),
+            }
+            return;
+        }
         let to = if is_taken(number) { S1 } else { number };
         self.asm.load32(to, Mem::Gs(at::selector(segment)));
         if is_taken(number) {
