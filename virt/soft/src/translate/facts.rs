@@ -221,30 +221,8 @@ pub(crate) fn examine(
         return fact;
     }
     let vex = ins.encoding() == EncodingKind::VEX && vector;
-    let privileged = matches!(
-        kind,
-        Kind::PopFlags
-            | Kind::DisableInterrupts
-            | Kind::EnableInterrupts
-            | Kind::SwapGs
-            | Kind::AccessFlag(_)
-            | Kind::ReadControl
-            | Kind::SystemReturn
-    );
-    let for_good = matches!(
-        kind,
-        Kind::AccessFlag(_) | Kind::RepeatedString | Kind::SystemCall | Kind::SystemReturn
-    );
-    let closed = privileged && !gates.kernel
-        || for_good && !gates.unchecked
-        || matches!(kind, Kind::ReadBase | Kind::WriteBase) && !gates.bases
-        || kind == Kind::ReadKeys && !gates.keys
-        // What leads to a window may hang on a segment's base.
-        || kind == Kind::WriteBase && gates.windows
-        || vector && !gates.sse
-        || vex && !gates.avx
-        || x87 && !gates.x87;
-    if closed || kind == Kind::TimeStamp && !gates.time {
+    let closed = vector && !gates.sse || vex && !gates.avx || x87 && !gates.x87;
+    if closed || is_closed(kind, gates) {
         return fact;
     }
     let info = factory.info(ins);
@@ -309,6 +287,31 @@ pub(crate) fn examine(
         fact.makes_flags = false;
     }
     fact
+}
+
+/// Whether the mode, or lockstep, leaves an instruction to the interpreter.
+fn is_closed(kind: Kind, gates: Gates) -> bool {
+    let privileged = matches!(
+        kind,
+        Kind::PopFlags
+            | Kind::DisableInterrupts
+            | Kind::EnableInterrupts
+            | Kind::SwapGs
+            | Kind::AccessFlag(_)
+            | Kind::ReadControl
+            | Kind::SystemReturn
+    );
+    let for_good = matches!(
+        kind,
+        Kind::AccessFlag(_) | Kind::RepeatedString | Kind::SystemCall | Kind::SystemReturn
+    );
+    privileged && !gates.kernel
+        || for_good && !gates.unchecked
+        || kind == Kind::TimeStamp && !gates.time
+        || matches!(kind, Kind::ReadBase | Kind::WriteBase) && !gates.bases
+        || kind == Kind::ReadKeys && !gates.keys
+        // What leads to a window may hang on a segment's base.
+        || kind == Kind::WriteBase && gates.windows
 }
 
 fn flags_of(ins: &Instruction, fact: &mut Fact) {

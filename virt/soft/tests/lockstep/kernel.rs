@@ -184,7 +184,8 @@ fn prepare(seed: u64) -> (Vec<u8>, CpuState) {
     state.gpr[4] = USER + STACK + PAGE;
     state.gpr[5] = USER + DATA;
     state.gpr[8] = random.next();
-    state.rflags = (Flags::FIXED | Flags::IF).bits();
+    let identified = if seed.is_multiple_of(2) { Flags::ID } else { Flags::empty() };
+    state.rflags = (Flags::FIXED | Flags::IF | identified).bits();
     (contents(&memory), state)
 }
 
