@@ -201,7 +201,8 @@ fn run(ram: &[u8], start: &CpuState, execution: Execution, budget: u64) -> Ended
     vcpu.set_state(&state).expect("it is a sound state");
     let exit = vcpu.run(&mut Nothing, Budget::Instructions(budget)).expect("the host is sound");
     let state = vcpu.state().expect("a stopped processor has a state");
-    Ended { exit, state, ram: contents(&memory) }
+    let retired = vcpu.retired().expect("the engine counts");
+    Ended { exit, state, ram: contents(&memory), retired }
 }
 
 fn differences(one: &Ended, other: &Ended) -> String {
@@ -211,6 +212,7 @@ fn differences(one: &Ended, other: &Ended) -> String {
             let _ = writeln!(text, "{name}: {a:#x}, {b:#x}");
         }
     };
+    note("retired", one.retired, other.retired);
     let (a, b) = (&one.state, &other.state);
     for number in 0..16 {
         note(&format!("r{number}"), a.gpr[number], b.gpr[number]);
