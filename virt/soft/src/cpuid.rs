@@ -42,6 +42,14 @@ const LEAF7_ECX: &[u32] = &[2, 3, 22, 31];
 const LEAF7_EDX: &[u32] = &[4, 26, 29];
 /// LAHF in 64-bit mode, LZCNT, PREFETCHW.
 const EXTENDED_ECX: &[u32] = &[0, 5, 8];
+/// AMD: IBPB IBRS SSB_NO BTC_NO. As with ARCH_CAPABILITIES (see `bus::msr`): what is not there need
+/// not be worked around.
+const AMD_SPECULATION: &[u32] = &[12, 14, 26, 29];
+/// AMD: LFENCE_ALWAYS_SERIALIZING AUTOMATIC_IBRS SRSO_NO, without which Linux makes detours around
+/// every indirect branch and return.
+const AMD_LEAF21_EAX: &[u32] = &[2, 8, 29];
+/// AMD: TSA_SQ_NO TSA_L1_NO, without which Linux executes VERW at every return to user mode.
+const AMD_LEAF21_ECX: &[u32] = &[1, 2];
 /// SYSCALL NX PDPE1GB RDTSCP LM.
 const EXTENDED_EDX: &[u32] = &[11, 20, 26, 27, 29];
 
@@ -103,7 +111,8 @@ pub(crate) fn table(cpus: u32, tsc_khz: u32, wanted: Option<Vendor>) -> Vec<Cpui
     // TSC and APIC bus frequency in kHz.
     add(KVM_LEAF + 0x10, None, tsc_khz, 1_000_000, 0, 0);
 
-    add(0x8000_0000, None, 0x8000_0008, vendor[0], vendor[1], vendor[2]);
+    let last = if amd { 0x8000_0021 } else { 0x8000_0008 };
+    add(0x8000_0000, None, last, vendor[0], vendor[1], vendor[2]);
     add(0x8000_0001, None, 0, 0, bits(EXTENDED_ECX), bits(EXTENDED_EDX));
     for leaf in 0x8000_0002..=0x8000_0004u32 {
         let words = brand(leaf - 0x8000_0002);
@@ -112,8 +121,11 @@ pub(crate) fn table(cpus: u32, tsc_khz: u32, wanted: Option<Vendor>) -> Vec<Cpui
     // Invariant TSC.
     add(0x8000_0007, None, 0, 0, 0, 1 << 8);
     let threads = logical - 1;
-    let amd_spec = if amd { 1 << 12 | 1 << 14 } else { 0 };
-    add(0x8000_0008, None, 48 << 8 | PHYSICAL_BITS, amd_spec, threads, 0);
+    let speculation = if amd { bits(AMD_SPECULATION) } else { 0 };
+    add(0x8000_0008, None, 48 << 8 | PHYSICAL_BITS, speculation, threads, 0);
+    if amd {
+        add(0x8000_0021, None, bits(AMD_LEAF21_EAX), 0, bits(AMD_LEAF21_ECX), 0);
+    }
     table
 }
 

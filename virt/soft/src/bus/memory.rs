@@ -320,9 +320,7 @@ impl LinearMemory for SoftBus {
     }
 
     fn load_system<W: Width>(&mut self, at: u64) -> Result<W, Exception> {
-        if !self.context.user
-            && let Some(offset) = self.tlb.lookup(Kind::Read, at, W::BYTES)
-        {
+        if let Some(offset) = self.tlb.lookup_system(Kind::Read, at, W::BYTES) {
             return Ok(self.ram_load(offset));
         }
         let mut bytes = [0; 8];
@@ -342,6 +340,10 @@ impl LinearMemory for SoftBus {
     }
 
     fn store_system<W: Width>(&mut self, at: u64, value: W) -> Result<(), Exception> {
+        if let Some(offset) = self.tlb.lookup_system(Kind::Write, at, W::BYTES) {
+            self.ram_store(offset, value);
+            return Ok(());
+        }
         let last = self.wrap(at.wrapping_add(W::BYTES - 1));
         let first = self.translate_system(at, true)?;
         if (at & 0xfff) + W::BYTES <= 4096

@@ -4,6 +4,7 @@ mod hypercall;
 mod kvm_clock;
 mod memory;
 mod msr;
+pub(crate) mod peers;
 mod platform;
 mod strings;
 mod time;

@@ -87,6 +87,9 @@ impl Translation for SoftBus {
             Flush::Page(linear) | Flush::PcidPage(_, linear) => self.tlb.flush_page(linear),
             Flush::Pcid(id) => self.tlb.flush_pcid(id),
         }
+        if self.recording.is_none() {
+            self.tlb.switch(&self.context);
+        }
         self.revalidate();
     }
 

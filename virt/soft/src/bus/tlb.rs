@@ -19,7 +19,9 @@ use std::sync::Arc;
 use engine::EngineError;
 use interp::Context;
 use memory::{GuestMemory, PageBitmap, RamOffset};
+use x86::Cr4;
 
+use super::peers::Peers;
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::state::NativeState;
@@ -104,6 +106,7 @@ pub(crate) struct Tlb {
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
     windows: Windows,
+    pub(super) peers: Peers,
 }
 
 /// The part of CR3 that names an address space.
@@ -143,6 +146,7 @@ impl Tlb {
             written: PageBitmap::new(memory.size() >> 12),
             unlinked: Vec::new(),
             windows: Windows::new(memory.clone(), CONTEXTS + 1),
+            peers: Peers::default(),
         };
         tlb.prepare(0);
         tlb.prepare(BLIND);
@@ -165,7 +169,19 @@ impl Tlb {
     /// Looks an access of `size` bytes up: its place in RAM, if cached and within one page.
     #[inline(always)]
     pub(crate) fn lookup(&self, kind: Kind, linear: u64, size: u64) -> Option<RamOffset> {
-        let entry = &self.areas.tlb(self.current)[slot(linear)];
+        self.lookup_in(self.current, kind, linear, size)
+    }
+
+    /// Looks an access up in a context.
+    #[inline(always)]
+    pub(super) fn lookup_in(
+        &self,
+        context: usize,
+        kind: Kind,
+        linear: u64,
+        size: u64,
+    ) -> Option<RamOffset> {
+        let entry = &self.areas.tlb(context)[slot(linear)];
         let offset = linear ^ entry.tags[kind as usize];
         (offset <= 4096 - size).then(|| RamOffset(entry.host.wrapping_sub(self.ram) + offset))
     }
@@ -220,23 +236,40 @@ impl Tlb {
         }
     }
 
-    /// Makes a context current, reusing what it cached before; true if it is another one.
-    pub(crate) fn switch(&mut self, wanted: &Context) -> bool {
+    /// Makes a context current, reusing what it cached before.
+    pub(crate) fn switch(&mut self, wanted: &Context) {
+        if let Some(peer) = self.peers.get(wanted) {
+            self.make_current(peer);
+            return;
+        }
         let mut key = *wanted;
         key.cr3 = if wanted.user { space(wanted) } else { 0 };
+        // It lifts SMAP, which no user has.
+        key.ac &= !wanted.user && wanted.cr4 & Cr4::SMAP.bits() != 0;
         if self.contexts[self.current].key != Some(key) {
-            self.clock += 1;
             let found = self.contexts.iter().position(|context| context.key == Some(key));
-            self.current = found.unwrap_or_else(|| self.evict(key));
-            self.contexts[self.current].last_use = self.clock;
-        } else if self.contexts[self.current].space == space(wanted) {
-            return false;
+            let index = found.unwrap_or_else(|| self.evict(key));
+            self.make_current(index);
         }
         if self.contexts[self.current].space != space(wanted) {
             self.drop_local(self.current);
             self.contexts[self.current].space = space(wanted);
         }
-        true
+        self.peers.note(wanted, self.current);
+    }
+
+    /// Makes a context current that is known to be right.
+    pub(super) fn make_current(&mut self, index: usize) {
+        if self.current != index {
+            self.clock += 1;
+            self.current = index;
+            self.contexts[index].last_use = self.clock;
+        }
+    }
+
+    /// Makes a context current for a moment.
+    pub(super) fn exchange_current(&mut self, index: usize) -> usize {
+        std::mem::replace(&mut self.current, index)
     }
 
     /// Drops what is not global from a kernel context.
@@ -276,6 +309,8 @@ impl Tlb {
         if self.contexts[victim].last_use == 0 {
             self.prepare(victim);
         }
+        self.clock += 1;
+        self.contexts[victim].last_use = self.clock;
         self.contexts[victim].key = Some(key);
         self.forget_jumps(victim);
         self.windows.disable(&mut self.areas, victim);
@@ -298,6 +333,11 @@ impl Tlb {
     pub(crate) fn go_blind(&mut self) -> usize {
         self.contexts[BLIND].generation = self.fresh_generation();
         std::mem::replace(&mut self.current, BLIND)
+    }
+
+    /// Between `go_blind` and `see_again`.
+    pub(super) fn is_blind(&self) -> bool {
+        self.current == BLIND
     }
 
     /// Ends what `go_blind` began.
@@ -327,6 +367,7 @@ impl Tlb {
         }
         self.drop_victims(index);
         self.windows.flush(index);
+        self.peers.forget(index);
         self.contexts[index].large = (u64::MAX, 0);
         self.contexts[index].local.clear();
         self.contexts[index].stale = true;
@@ -422,7 +463,12 @@ impl Tlb {
     /// What GS is while the current context runs.
     #[inline]
     pub(crate) fn gs_base(&self) -> u64 {
-        self.areas.gs_base(self.current)
+        self.gs_base_of(self.current)
+    }
+
+    /// What GS is while a context runs.
+    pub(super) fn gs_base_of(&self, index: usize) -> u64 {
+        self.areas.gs_base(index)
     }
 
     /// Translated code for a linear address, if the current context knows it.

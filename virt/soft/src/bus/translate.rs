@@ -112,15 +112,35 @@ impl SoftBus {
 
     /// Translates with supervisor privilege whatever the CPL; SMAP applies to implicit accesses
     /// whatever RFLAGS.AC says.
-    pub(crate) fn translate_system(&self, linear: u64, write: bool) -> Result<Place, Exception> {
+    pub(crate) fn translate_system(
+        &mut self,
+        linear: u64,
+        write: bool,
+    ) -> Result<Place, Exception> {
         let context = Context { user: false, ac: false, ..self.context };
         let access = WalkAccess { write, fetch: false, user: false };
         let found = self.walk(linear, access, context)?;
-        let at = found.page + (linear & 0xfff);
-        Ok(match self.memory.locate(at) {
-            Some((offset, _)) => Place::Ram(offset),
-            None => Place::Device(at),
-        })
+        let Some((page, _)) = self.memory.locate(found.page) else {
+            return Ok(Place::Device(found.page + (linear & 0xfff)));
+        };
+        self.fill_system(linear, page, &found, write);
+        Ok(Place::Ram(RamOffset(page.0 + (linear & 0xfff))))
+    }
+
+    /// As `fill`, for system accesses.
+    fn fill_system(&mut self, linear: u64, page: RamOffset, found: &Translation, write: bool) {
+        if write {
+            self.memory.dirty().set(page.0 >> 12);
+        }
+        if self.context.watch || self.recording.is_some() {
+            return;
+        }
+        if write && !self.memory.code().is_set(page.0 >> 12) {
+            self.tlb.insert_system(Kind::Write, linear, page, found.size, found.global);
+        }
+        if !write || found.readable {
+            self.tlb.insert_system(Kind::Read, linear, page, found.size, found.global);
+        }
     }
 
     fn walk(

@@ -53,12 +53,31 @@ pub(crate) struct NativeState {
     pub(crate) tsc_aux: u32,
     /// RFLAGS.IF in its place.
     pub(crate) interrupts: u64,
-    /// What there is of RFLAGS apart from it and the status flags, as PUSHF shows it.
+    /// RFLAGS.AC in its place.
+    pub(crate) access: u64,
+    /// What there is of RFLAGS apart from these two and the status flags, as PUSHF shows it.
     pub(crate) other_flags: u64,
     /// Something waits for RFLAGS.IF.
     pub(crate) pending: u64,
     /// What SWAPGS swaps GS's base with.
     pub(crate) kernel_gs_base: u64,
+    /// Which of the family's contexts GS points at (`bus::peers::Side`).
+    pub(crate) side: u64,
+    /// Their areas, 0 where one is not known.
+    pub(crate) areas: [u64; 3],
+    /// The kernel's area where SYSCALL may go to it, the user's where SYSRET may; else 0.
+    pub(crate) syscall_area: u64,
+    pub(crate) sysret_area: u64,
+    /// CS and SS were loaded: 0 no, 1 by SYSCALL, 2 by SYSRET, or as they would.
+    pub(crate) loaded_segments: u64,
+    /// Selectors of CS and SS, 32 bits each, that these load.
+    pub(crate) star: [u64; 2],
+    pub(crate) lstar: u64,
+    /// IA32_FMASK.
+    pub(crate) syscall_mask: u64,
+    /// CR0, none, CR2, CR3, CR4.
+    pub(crate) controls: [u64; 5],
+    pub(crate) pkru: u64,
     /// Selectors of ES, CS, SS, DS, FS, GS.
     pub(crate) selectors: [u32; 6],
     /// Host addresses of the running block's groups.
@@ -100,6 +119,10 @@ pub(crate) mod at {
         TSC_AUX = tsc_aux; INTERRUPTS = interrupts; OTHER_FLAGS = other_flags; PENDING = pending;
         KERNEL_GS_BASE = kernel_gs_base; WINDOW_FAULT = window_fault; RESUME = resume;
         RESUME_FLAGS = resume_flags;
+        ACCESS = access; SIDE = side;
+        SYSCALL_AREA = syscall_area; SYSRET_AREA = sysret_area;
+        LOADED_SEGMENTS = loaded_segments; LSTAR = lstar; SYSCALL_MASK = syscall_mask;
+        PKRU = pkru;
     }
 
     /// A general register's slot.
@@ -115,6 +138,21 @@ pub(crate) mod at {
     /// Host address of a group.
     pub(crate) const fn group(number: usize) -> i32 {
         BASE + offset_of!(NativeState, groups) as i32 + number as i32 * 8
+    }
+
+    /// The area of a context of the family.
+    pub(crate) const fn area(side: usize) -> i32 {
+        BASE + offset_of!(NativeState, areas) as i32 + side as i32 * 8
+    }
+
+    /// Selectors that SYSCALL (0) and SYSRET (1) load.
+    pub(crate) const fn star(index: usize) -> i32 {
+        BASE + offset_of!(NativeState, star) as i32 + index as i32 * 8
+    }
+
+    /// A control register.
+    pub(crate) const fn control(number: u8) -> i32 {
+        BASE + offset_of!(NativeState, controls) as i32 + number as i32 * 8
     }
 
     /// A selector.

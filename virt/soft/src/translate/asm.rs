@@ -418,3 +418,19 @@ impl Asm {
         hole.0 - 4
     }
 }
+
+/// Sequences of several instructions.
+impl Asm {
+    /// WRGSBASE.
+    pub(crate) fn write_gs_base(&mut self, register: u8) {
+        self.bytes.extend([0xf3, 0x48 | register >> 3, 0x0f, 0xae, 0xd8 | register & 7]);
+    }
+
+    /// Jumps where an address is not canonical; changes the register.
+    pub(crate) fn unless_canonical(&mut self, register: u8) -> Hole {
+        self.sar(register, 47);
+        self.add_quietly(register, 1);
+        self.alu_imm(true, Alu::Cmp, register, 1);
+        self.jcc(cond::ABOVE)
+    }
+}

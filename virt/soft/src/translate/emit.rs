@@ -304,6 +304,16 @@ impl Emitter<'_> {
             Kind::EnableInterrupts => self.enable_interrupts(index),
             Kind::SwapGs => self.swap_gs(),
             Kind::Selector => self.selector(fact),
+            Kind::StoreSelector => self.store_selector(index, fact),
+            Kind::AccessFlag(set) => self.access_flag(index, set),
+            Kind::ClearDirection => self.clear_direction(index),
+            Kind::ReadBase => self.read_base(fact),
+            Kind::WriteBase => self.write_base(index, fact),
+            Kind::ReadControl => self.read_control(fact),
+            Kind::ReadKeys => self.read_keys(index),
+            Kind::RepeatedString => self.repeated_string(index, fact),
+            Kind::SystemCall => self.system_call(index, fact),
+            Kind::SystemReturn => self.system_return(index),
             Kind::Push => self.push(index, fact),
             Kind::Pop => self.pop(index, fact),
             Kind::Leave => self.leave(index),
@@ -417,7 +427,11 @@ impl Emitter<'_> {
         let wants = match last.kind {
             Kind::Interpret => false,
             _ if self.source.path.is_some() => true,
-            Kind::JumpIndirect | Kind::CallIndirect | Kind::Return => true,
+            Kind::JumpIndirect
+            | Kind::CallIndirect
+            | Kind::Return
+            | Kind::SystemCall
+            | Kind::SystemReturn => true,
             Kind::Jump | Kind::Branch(_) | Kind::Call => {
                 let target = last.ins.near_branch_target() as i64 as i32;
                 target <= last.offset || !(0..4096).contains(&target)

@@ -41,8 +41,28 @@ pub(crate) enum Kind {
     EnableInterrupts,
     /// SWAPGS.
     SwapGs,
-    /// MOV r32 or r64 from a segment register.
+    /// MOV to a general register from a segment register.
     Selector,
+    /// MOV m16 from a segment register.
+    StoreSelector,
+    /// STAC (`true`) or CLAC in kernel mode.
+    AccessFlag(bool),
+    /// CLD.
+    ClearDirection,
+    /// RDFSBASE, RDGSBASE.
+    ReadBase,
+    /// WRFSBASE, WRGSBASE.
+    WriteBase,
+    /// MOV from CR0, CR2, CR3 or CR4 in kernel mode.
+    ReadControl,
+    /// RDPKRU.
+    ReadKeys,
+    /// REP MOVS, REP STOS.
+    RepeatedString,
+    /// SYSCALL in 64-bit mode.
+    SystemCall,
+    /// SYSRET to 64-bit mode.
+    SystemReturn,
     /// JMP rel.
     Jump,
     /// Jcc rel, by condition.
@@ -70,6 +90,8 @@ impl Kind {
                 | Self::JumpIndirect
                 | Self::CallIndirect
                 | Self::Return
+                | Self::SystemCall
+                | Self::SystemReturn
                 | Self::Interpret
         )
     }
@@ -145,6 +167,12 @@ pub(crate) struct Gates {
     pub(crate) counted_time: bool,
     /// CPL is 0.
     pub(crate) kernel: bool,
+    /// CR4.FSGSBASE.
+    pub(crate) bases: bool,
+    /// CR4.PKE.
+    pub(crate) keys: bool,
+    /// What lockstep could not undo may be done.
+    pub(crate) unchecked: bool,
     /// Accesses may share checks.
     pub(crate) grouped: bool,
     /// Accesses go through windows.
@@ -193,15 +221,8 @@ pub(crate) fn examine(
         return fact;
     }
     let vex = ins.encoding() == EncodingKind::VEX && vector;
-    let privileged = matches!(
-        kind,
-        Kind::PopFlags | Kind::DisableInterrupts | Kind::EnableInterrupts | Kind::SwapGs
-    );
-    let closed = privileged && !gates.kernel
-        || vector && !gates.sse
-        || vex && !gates.avx
-        || x87 && !gates.x87;
-    if closed || kind == Kind::TimeStamp && !gates.time {
+    let closed = vector && !gates.sse || vex && !gates.avx || x87 && !gates.x87;
+    if closed || is_closed(kind, gates) {
         return fact;
     }
     let info = factory.info(ins);
@@ -241,7 +262,7 @@ pub(crate) fn examine(
         Code::Popfq => Some(8),
         _ => None,
     };
-    let stack = matches!(
+    let checks = matches!(
         kind,
         Kind::Push
             | Kind::Pop
@@ -251,9 +272,13 @@ pub(crate) fn examine(
             | Kind::PushFlags
             | Kind::PopFlags
             | Kind::EnableInterrupts
+            | Kind::AccessFlag(_)
+            | Kind::WriteBase
+            | Kind::ReadKeys
+            | Kind::RepeatedString
     );
     fact.can_leave = fact.access.is_some()
-        || stack
+        || checks
         || fact.can_trap
         || matches!(kind, Kind::JumpIndirect | Kind::CallIndirect | Kind::Return);
     if kind.ends_block() {
@@ -262,6 +287,31 @@ pub(crate) fn examine(
         fact.makes_flags = false;
     }
     fact
+}
+
+/// Whether the mode, or lockstep, leaves an instruction to the interpreter.
+fn is_closed(kind: Kind, gates: Gates) -> bool {
+    let privileged = matches!(
+        kind,
+        Kind::PopFlags
+            | Kind::DisableInterrupts
+            | Kind::EnableInterrupts
+            | Kind::SwapGs
+            | Kind::AccessFlag(_)
+            | Kind::ReadControl
+            | Kind::SystemReturn
+    );
+    let for_good = matches!(
+        kind,
+        Kind::AccessFlag(_) | Kind::RepeatedString | Kind::SystemCall | Kind::SystemReturn
+    );
+    privileged && !gates.kernel
+        || for_good && !gates.unchecked
+        || kind == Kind::TimeStamp && !gates.time
+        || matches!(kind, Kind::ReadBase | Kind::WriteBase) && !gates.bases
+        || kind == Kind::ReadKeys && !gates.keys
+        // What leads to a window may hang on a segment's base.
+        || kind == Kind::WriteBase && gates.windows
 }
 
 fn flags_of(ins: &Instruction, fact: &mut Fact) {
@@ -408,7 +458,7 @@ fn can_trap(ins: &Instruction, vector: bool, x87: bool) -> bool {
 fn kind_of(ins: &Instruction) -> Kind {
     use Mnemonic as M;
     if ins.code_size() != CodeSize::Code64
-        || ins.is_privileged() && !matches!(ins.code(), Code::Cli | Code::Sti | Code::Swapgs)
+        || ins.is_privileged() && !is_known_privileged(ins)
         || !matches!(ins.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
     {
         return Kind::Interpret;
@@ -431,7 +481,26 @@ fn kind_of(ins: &Instruction) -> Kind {
         Code::Cli => return Kind::DisableInterrupts,
         Code::Sti => return Kind::EnableInterrupts,
         Code::Swapgs => return Kind::SwapGs,
-        Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg if ins.op0_kind() == OpKind::Register => {
+        Code::Stac => return Kind::AccessFlag(true),
+        Code::Clac => return Kind::AccessFlag(false),
+        Code::Cld => return Kind::ClearDirection,
+        Code::Rdfsbase_r32 | Code::Rdfsbase_r64 | Code::Rdgsbase_r32 | Code::Rdgsbase_r64 => {
+            return Kind::ReadBase;
+        }
+        Code::Wrfsbase_r32 | Code::Wrfsbase_r64 | Code::Wrgsbase_r32 | Code::Wrgsbase_r64 => {
+            return Kind::WriteBase;
+        }
+        Code::Mov_r64_cr => return Kind::ReadControl,
+        Code::Rdpkru => return Kind::ReadKeys,
+        Code::Syscall => return Kind::SystemCall,
+        Code::Sysretq => return Kind::SystemReturn,
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg
+            if ins.op0_kind() == OpKind::Memory =>
+        {
+            return Kind::StoreSelector;
+        }
+        _ if super::string::is_run(ins) => return Kind::RepeatedString,
+        Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg => {
             return Kind::Selector;
         }
         _ => {}
@@ -464,6 +533,18 @@ fn kind_of(ins: &Instruction) -> Kind {
         }
         _ if is_left_to_interpreter(ins) => Kind::Interpret,
         _ => Kind::Plain,
+    }
+}
+
+/// What of privileged instructions is translated.
+fn is_known_privileged(ins: &Instruction) -> bool {
+    match ins.code() {
+        Code::Cli | Code::Sti | Code::Swapgs | Code::Stac | Code::Clac | Code::Sysretq => true,
+        Code::Mov_r64_cr => matches!(
+            ins.op1_register(),
+            Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4
+        ),
+        _ => false,
     }
 }
 

@@ -139,6 +139,8 @@ struct Candidate {
     write: bool,
     /// Branches passed before it.
     passed: usize,
+    /// Changes of rights or of segments' bases passed before it.
+    era: usize,
 }
 
 /// Finds the groups of a block.
@@ -155,7 +157,7 @@ pub(crate) fn find(facts: &[Fact]) -> Groups {
         let mut write = start.write;
         let mut chosen = vec![first];
         for (other, candidate) in candidates.iter().enumerate().skip(first + 1) {
-            if taken[other] || candidate.symbol != start.symbol {
+            if taken[other] || candidate.symbol != start.symbol || candidate.era != start.era {
                 continue;
             }
             // A store that may not come must not mark its page dirty.
@@ -192,8 +194,10 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
     let mut values = Values::new();
     let mut found = Vec::new();
     let mut passed = 0;
+    let mut era = 0;
     for (index, fact) in facts.iter().enumerate() {
         passed += usize::from(matches!(fact.kind, Kind::Branch(_)));
+        era += usize::from(matches!(fact.kind, Kind::AccessFlag(_) | Kind::WriteBase));
         if let Some((value, size, write)) = single_access(fact, &values.registers)
             && !(values.swapped && value.symbol == GS)
         {
@@ -204,6 +208,7 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
                 size: i64::from(size),
                 write,
                 passed,
+                era,
             });
         }
         values.follow(fact);

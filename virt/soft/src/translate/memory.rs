@@ -11,7 +11,7 @@ use crate::cache::layout::{TLB, TLB_ENTRIES, TLB_ENTRY_SHIFT, TLB_HOST};
 use crate::cache::state::at;
 
 /// Mask for a page's entry, in bytes.
-const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32;
+pub(super) const INDEX_MASK: i32 = ((TLB_ENTRIES - 1) << TLB_ENTRY_SHIFT) as i32;
 
 /// RBP.
 const RBP: u8 = 5;

@@ -25,6 +25,7 @@
 mod address;
 pub(crate) mod announced;
 pub(crate) mod asm;
+mod bases;
 mod branch;
 mod emit;
 pub(crate) mod facts;
@@ -36,7 +37,9 @@ mod plain;
 pub(crate) mod registers;
 pub(crate) mod site;
 mod stack;
+mod string;
 pub(crate) mod stubs;
+mod syscall;
 mod system;
 #[cfg(test)]
 mod tests;

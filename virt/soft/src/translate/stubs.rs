@@ -4,6 +4,7 @@
 
 use super::asm::{Alu, Asm, Hole, Mem, cond};
 use super::registers::{BUDGET, RSP, S0, S1, is_taken};
+use super::string::Run;
 use crate::cache::layout::{
     PRIVATE, TLB, TLB_ENTRIES, TLB_ENTRY, TLB_ENTRY_SHIFT, TLB_HOST, VICTIM_ENTRIES, VICTIMS,
 };
@@ -27,6 +28,12 @@ pub(crate) struct Stubs {
     pub(crate) load_vectors: u32,
     /// Loads x87 and MMX, then goes to the address in S1.
     pub(crate) load_x87: u32,
+    /// SYSCALL and SYSRET (see `syscall`).
+    pub(crate) system_call: u32,
+    pub(crate) system_return: u32,
+    /// REP STOS and REP MOVS by log2 of the element's size (see `string`).
+    pub(crate) fill: [Run; 4],
+    pub(crate) copy: [Run; 4],
     /// Where a host signal's handler goes.
     pub(crate) trap: u32,
     /// Where it goes when memory could not be accessed.
@@ -89,10 +96,20 @@ pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
     stubs.load_x87 = align(&mut asm);
     load_x87(&mut asm);
     asm.jmp_reg(S1);
+
+    stubs.system_call = align(&mut asm);
+    let mut leaving = super::syscall::system_call(&mut asm);
+    stubs.system_return = align(&mut asm);
+    leaving.extend(super::syscall::system_return(&mut asm));
+    for hole in leaving {
+        asm.land_far(hole, i64::from(stubs.leave));
+    }
+    super::string::shared(&mut asm, &mut stubs);
     (asm.bytes, stubs)
 }
 
-fn align(asm: &mut Asm) -> u32 {
+/// Here, after padding.
+pub(super) fn align(asm: &mut Asm) -> u32 {
     while !asm.here().is_multiple_of(16) {
         asm.bytes.push(0x90);
     }

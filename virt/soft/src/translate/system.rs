@@ -76,7 +76,7 @@ impl Emitter<'_> {
         self.asm.store_imm(Mem::Gs(at::INTERRUPTS), IF);
     }
 
-    fn leave_if_pending(&mut self, site: u32) {
+    pub(super) fn leave_if_pending(&mut self, site: u32) {
         self.asm.cmp_mem32(Mem::Gs(at::PENDING), 0);
         let from = self.asm.jcc(cond::NOT_EQUAL);
         self.stubs.push(Stub::Leave { from, site });
@@ -93,8 +93,17 @@ impl Emitter<'_> {
 
     /// MOV from a segment register.
     pub(super) fn selector(&mut self, fact: &Fact) {
-        let (number, _) = gpr_of(fact.ins.op0_register()).expect("a general register");
+        let (number, size) = gpr_of(fact.ins.op0_register()).expect("a general register");
         let segment = fact.ins.op1_register().number() as u8;
+        if size == 2 {
+            self.asm.load32(S1, Mem::Gs(at::selector(segment)));
+            self.asm.bytes.push(0x66);
+            match is_taken(number) {
+                true => self.asm.rm(false, &[0x89], S1, Mem::Gs(at::reg(number))),
+                false => self.asm.rr(false, &[0x89], S1, number),
+            }
+            return;
+        }
         let to = if is_taken(number) { S1 } else { number };
         self.asm.load32(to, Mem::Gs(at::selector(segment)));
         if is_taken(number) {
@@ -121,7 +130,7 @@ impl Emitter<'_> {
         self.asm.alu_imm(false, Alu::And, S1, LOW_FLAGS);
         self.asm.alu_imm(false, Alu::And, S0, 1);
         self.asm.shl(S0, 11);
-        for other in [Mem::Gs(at::OTHER_FLAGS), Mem::Gs(at::INTERRUPTS)] {
+        for other in [at::OTHER_FLAGS, at::INTERRUPTS, at::ACCESS].map(Mem::Gs) {
             self.asm.rm(true, &[0x0b], S1, other);
         }
         self.join_address();
@@ -144,6 +153,7 @@ impl Emitter<'_> {
         self.held = None;
         let site = self.site(SiteKind::Interpret, index);
         self.asm.load(S0, Mem::Gs(at::OTHER_FLAGS));
+        self.asm.rm(true, &[0x0b], S0, Mem::Gs(at::ACCESS));
         self.asm.rr(true, &[0x31], S1, S0);
         self.asm.test_imm(4, S0, !POPPED);
         let from = self.asm.jcc(cond::NOT_EQUAL);

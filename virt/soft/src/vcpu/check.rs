@@ -49,8 +49,8 @@ struct Snapshot {
     flags: u64,
     /// RFLAGS apart from the status flags.
     rflags: u64,
-    /// What SWAPGS swaps.
-    gs_bases: [u64; 2],
+    /// FS's base, and what SWAPGS swaps.
+    bases: [u64; 3],
     xsave: Vec<u8>,
 }
 
@@ -71,7 +71,11 @@ impl SoftVcpu {
             rip: self.cpu.rip(),
             flags: self.cpu.flags.bits(),
             rflags: self.cpu.state.rflags & !Flags::STATUS.bits(),
-            gs_bases: [self.cpu.state.segments[5].base, self.cpu.state.msrs.kernel_gs_base],
+            bases: [
+                self.cpu.state.segments[4].base,
+                self.cpu.state.segments[5].base,
+                self.cpu.state.msrs.kernel_gs_base,
+            ],
             xsave,
         }
     }
@@ -81,7 +85,10 @@ impl SoftVcpu {
         self.cpu.set_rip(snapshot.rip);
         self.cpu.flags = interp::flags::LazyFlags::from_bits(snapshot.flags);
         self.cpu.state.rflags = snapshot.rflags;
-        [self.cpu.state.segments[5].base, self.cpu.state.msrs.kernel_gs_base] = snapshot.gs_bases;
+        let [fs_base, gs_base, kernel_gs_base] = snapshot.bases;
+        self.cpu.state.segments[4].base = fs_base;
+        self.cpu.state.segments[5].base = gs_base;
+        self.cpu.state.msrs.kernel_gs_base = kernel_gs_base;
         // STI's: blocks contain it only where nothing waits for its end.
         self.cpu.state.sti_shadow = false;
         self.cpu.state.xsave = xsave.clone();

@@ -7,6 +7,7 @@ mod gate;
 mod library;
 mod native;
 mod run;
+mod sides;
 mod superblock;
 mod virtual_time;
 

@@ -231,6 +231,9 @@ impl SoftVcpu {
             time,
             counted_time: self.cpu.bus.is_virtual(),
             kernel: self.cpu.cpl == 0,
+            bases: state.cr4 & Cr4::FSGSBASE.bits() != 0,
+            keys: state.cr4 & Cr4::PKE.bits() != 0,
+            unchecked: !self.checking,
             grouped: true,
             windows: false,
             path: false,
@@ -251,7 +254,7 @@ impl SoftVcpu {
             tsc_offset = tsc_offset.wrapping_add(self.cpu.bus.virtual_ns()).wrapping_add(budget);
         }
         let kernel_gs_base = msrs.kernel_gs_base;
-        let hidden = Flags::STATUS | Flags::IF | Flags::RF | Flags::VM;
+        let hidden = Flags::STATUS | Flags::IF | Flags::AC | Flags::RF | Flags::VM;
         let other_flags = self.cpu.state.rflags & !hidden.bits() | Flags::FIXED.bits();
         let interrupts = self.cpu.state.rflags & Flags::IF.bits();
         let pending = u64::from(self.interrupt_ready || self.cpu.state.nmi_pending);
@@ -278,6 +281,7 @@ impl SoftVcpu {
         state.window_fault = window_fault as *const () as u64;
         state.entry = code;
         self.native_budget = budget as i64;
+        self.offer_sides();
         enter(enter_at, gs_base)
     }
 
@@ -289,6 +293,7 @@ impl SoftVcpu {
 
     /// A check missed: fills the TLB, if that is all the access needs.
     pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> bool {
+        self.follow_side();
         let Some(native) = self.native.as_ref() else { return false };
         let SiteKind::Access { write, size, .. } = native.site(site).kind else { return false };
         if (linear & 0xfff) + u64::from(size) > 4096 {
@@ -329,8 +334,9 @@ impl SoftVcpu {
             Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
         };
         self.cpu.flags = LazyFlags::from_bits(rflags);
-        let held = self.cpu.state.rflags & !Flags::IF.bits();
-        self.cpu.state.rflags = held | state.interrupts;
+        // RF and VM, which are hidden, are clear in translated code.
+        self.cpu.state.rflags = state.other_flags | state.interrupts | state.access;
+        self.cpu.state.segments[4].base = state.segment_bases[0];
         self.cpu.state.segments[5].base = state.segment_bases[1];
         self.cpu.state.msrs.kernel_gs_base = state.kernel_gs_base;
         let mut refused = None;
@@ -355,6 +361,7 @@ impl SoftVcpu {
         if used > 2000 {
             self.until_timer_check = 0;
         }
+        self.take_side();
         (number, site)
     }
 

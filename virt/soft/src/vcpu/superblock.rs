@@ -422,6 +422,7 @@ impl SoftVcpu {
 
     /// An access faulted in its window: shows the page, if that is all it needs.
     pub(crate) fn show_missing(&mut self) -> bool {
+        self.follow_side();
         let state = self.cpu.bus.tlb.state();
         let (pc, host, flags) = (state.trap_pc, state.trap_address, state.trap_flags);
         let Some(native) = self.native.as_ref() else { return false };

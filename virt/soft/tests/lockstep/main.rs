@@ -10,6 +10,7 @@
 
 mod code;
 mod handler;
+mod kernel;
 mod layout;
 mod opcodes;
 mod operand;

@@ -219,18 +219,18 @@ fn image(state: &CpuState) -> Vec<u8> {
     bytes
 }
 
-fn new_memory() -> Arc<GuestMemory> {
+pub(crate) fn new_memory() -> Arc<GuestMemory> {
     Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("1 MiB can be had"))
 }
 
-fn contents(memory: &GuestMemory) -> Vec<u8> {
+pub(crate) fn contents(memory: &GuestMemory) -> Vec<u8> {
     let mut ram = vec![0; RAM as usize];
     memory.read_physical(GuestPhys(0), &mut ram).expect("it lies in RAM");
     ram
 }
 
 /// Everything of a state but what the engine itself began with.
-fn take(state: &mut CpuState, wanted: &CpuState) {
+pub(crate) fn take(state: &mut CpuState, wanted: &CpuState) {
     let (lapic, apic_base) = (state.lapic.clone(), state.msrs.apic_base);
     *state = wanted.clone();
     state.lapic = lapic;
@@ -263,10 +263,10 @@ fn start(
     state
 }
 
-const RING3: u16 = 3 << 5;
-const DATA_RIGHTS: u16 =
+pub(crate) const RING3: u16 = 3 << 5;
+pub(crate) const DATA_RIGHTS: u16 =
     attr::PRESENT | attr::S | attr::WRITE_READ | attr::ACCESSED | attr::DB | attr::GRANULAR;
-const CODE_RIGHTS: u16 = attr::PRESENT
+pub(crate) const CODE_RIGHTS: u16 = attr::PRESENT
     | attr::S
     | attr::WRITE_READ
     | attr::ACCESSED
@@ -274,7 +274,7 @@ const CODE_RIGHTS: u16 = attr::PRESENT
     | attr::LONG
     | attr::GRANULAR;
 
-fn flat(selector: u16, attributes: u16) -> Segment {
+pub(crate) fn flat(selector: u16, attributes: u16) -> Segment {
     Segment { base: 0, limit: u32::MAX, selector, attributes }
 }
 

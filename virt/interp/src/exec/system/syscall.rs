@@ -25,6 +25,17 @@ fn flat_stack(selector: u16, cpl: u8) -> Segment {
     Segment { base: 0, limit: u32::MAX, selector, attributes }
 }
 
+/// CS and SS as SYSCALL loads them, or SYSRET to 64-bit mode.
+pub fn flat_segments(star: u64, user: bool) -> (Segment, Segment) {
+    if user {
+        let star = (star >> 48) as u16;
+        let (cs, ss) = (star.wrapping_add(16) | 3, star.wrapping_add(8) | 3);
+        return (flat_code(cs, 3, true), flat_stack(ss, 3));
+    }
+    let selector = (star >> 32) as u16 & 0xfffc;
+    (flat_code(selector, 0, true), flat_stack(selector.wrapping_add(8), 0))
+}
+
 impl<B: Bus> Cpu<B> {
     /// Enters flat code; a step is due only if TF is set after the instruction.
     fn enter_flat(&mut self, cs: Segment, ss: Segment, rip: u64) {
