@@ -15,7 +15,7 @@ use x86::{Cr0, Cr4, Flags};
 use super::SoftVcpu;
 use super::code::Code;
 use super::library::{Key, Library};
-use super::superblock;
+use super::superblock::LONGEST;
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
@@ -28,8 +28,9 @@ use crate::translate::{Site, SiteKind, Source};
 
 /// Instructions between looks at the timer and at attention.
 const SLICE: u64 = 20_000;
-/// More instructions than can run between two polls: a page of one-byte ones, a block, a path.
-const SLACK: u64 = 4096 + 128 + superblock::LONGEST as u64;
+/// More instructions than can run between two polls: the rest of a path, a page of one-byte ones,
+/// a block, and a path up to its own poll.
+const SLACK: u64 = 4096 + 128 + 2 * LONGEST as u64;
 /// Times a block is interpreted before it is translated.
 const HOT: u32 = 6;
 /// Linear addresses from here on are the kernel's: one mapping, so code may be bound to it.

@@ -14,6 +14,7 @@ mod kernel;
 mod layout;
 mod opcodes;
 mod operand;
+mod polls;
 mod program;
 mod run;
 mod smp;
@@ -107,7 +108,7 @@ fn report(case: &Case, execution: Execution, most: u64, text: &str) -> ! {
     }
     let first = differs(bad).unwrap_or_else(|| "nowhere but at the end".into());
     // The last instructions before a budget is spent are always interpreted.
-    const TAIL: u64 = 4096 + 128 + 400;
+    const TAIL: u64 = 4096 + 128 + 2 * 400;
     let trace = case.trace(bad.saturating_sub(TAIL + 30), 60);
     panic!(
         "the interpreter and {execution:?} differ:\n{text}\nfirst with a budget of {bad}:\n{first}\n\

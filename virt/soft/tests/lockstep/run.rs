@@ -246,8 +246,7 @@ fn start(
 ) -> CpuState {
     let mut state = bare();
     if program.user {
-        state.segments = [flat(0x1b, DATA_RIGHTS | RING3); 6];
-        state.segments[1] = flat(0x23, CODE_RIGHTS | RING3);
+        enter_user(&mut state);
     }
     for segment in &mut state.segments[4..] {
         segment.base = program.image + DATA + random.below(2 * PAGE);
@@ -276,6 +275,12 @@ pub(crate) const CODE_RIGHTS: u16 = attr::PRESENT
 
 pub(crate) fn flat(selector: u16, attributes: u16) -> Segment {
     Segment { base: 0, limit: u32::MAX, selector, attributes }
+}
+
+/// CPL 3.
+pub(crate) fn enter_user(state: &mut CpuState) {
+    state.segments = [flat(0x1b, DATA_RIGHTS | RING3); 6];
+    state.segments[1] = flat(0x23, CODE_RIGHTS | RING3);
 }
 
 /// 64-bit mode at CPL 0, with the tables of this test.
