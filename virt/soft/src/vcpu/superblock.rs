@@ -298,18 +298,17 @@ impl SoftVcpu {
     fn record_path(&mut self) -> (Option<Path>, Option<Exit>) {
         let context = self.cpu.bus.tlb.gs_base();
         let start = self.cpu.rip();
-        let mut steps = Vec::new();
+        let mut path = Path::default();
         let mut exit = None;
         while !self.must_look_up() {
             let Ok(Code::Block(block)) = self.code() else { break };
             let ops = self.cache.get(block).ops.clone();
-            if let Err(ended) = self.record_ops(&ops, start, &mut steps) {
+            if let Err(ended) = self.record_ops(&ops, start, &mut path) {
                 exit = ended;
                 break;
             }
         }
         let same = self.cpu.bus.tlb.gs_base() == context && self.cpu.cpl == 3;
-        let path = Path { steps, next: self.cpu.rip() };
         (same.then_some(path), exit)
     }
 
@@ -318,19 +317,19 @@ impl SoftVcpu {
         &mut self,
         ops: &[Op<SoftBus>],
         start: u64,
-        steps: &mut Vec<Step>,
+        path: &mut Path,
     ) -> Result<(), Option<Exit>> {
         let mut starts = true;
         for op in ops {
             let linear = self.cpu.rip();
-            let back = linear == start && steps.len() >= UNROLLED;
+            let back = linear == start && path.steps.len() >= UNROLLED;
             let joins = std::mem::take(&mut starts)
-                && steps.len() >= JOINS
+                && path.steps.len() >= JOINS
                 && linear != start
                 && self.starts_superblock(linear);
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
             let spent = self.cpu.bus.retired >= self.stop_at;
-            if back || joins || far || spent || steps.len() == LONGEST {
+            if back || joins || far || spent || path.steps.len() == LONGEST {
                 return Err(None);
             }
             let next = linear.wrapping_add(u64::from(op.len));
@@ -347,7 +346,9 @@ impl SoftVcpu {
             if cut || self.cpu.cpl != 3 {
                 return Err(None);
             }
-            steps.push(Step { linear, length: op.len });
+            path.steps.push(Step { linear, length: op.len });
+            // An instruction that ends the path by what it does is none of its steps.
+            path.next = self.cpu.rip();
             if self.cpu.rip() != next {
                 break;
             }
