@@ -209,12 +209,12 @@ impl SoftVcpu {
 
     /// Enters a superblock that another address space had made of the same pages.
     fn take_known_superblock(&mut self, block: u32, linear: u64) -> bool {
-        let Some((known, _)) = self.known_superblock(linear) else { return false };
+        let Some(known) = self.known_superblock(linear) else { return false };
         self.enter_superblocks(block, linear, known)
     }
 
     /// The superblock that starts at a linear address, if its pages are where they were.
-    pub(super) fn known_superblock(&mut self, linear: u64) -> Option<(u32, Box<[(u64, u64)]>)> {
+    pub(super) fn known_superblock(&mut self, linear: u64) -> Option<u32> {
         let key = self.superblock_key(linear)?;
         let native = self.native.as_ref()?;
         let known = native.find(&key)?;
@@ -222,7 +222,7 @@ impl SoftVcpu {
         let fits = pages
             .iter()
             .all(|&(page, ram)| self.fetched(page).map(|offset| offset.0 >> 12) == Some(ram));
-        fits.then_some((known, pages))
+        fits.then_some(known)
     }
 
     /// Lockstep: the superblock at a linear address. `Err`: one is being recorded instead.
@@ -230,7 +230,7 @@ impl SoftVcpu {
         if !self.may_use_windows() {
             return Ok(None);
         }
-        if let Some((known, _)) = self.known_superblock(linear) {
+        if let Some(known) = self.known_superblock(linear) {
             return Ok(self.cpu.bus.tlb.enable_windows().then_some(known));
         }
         let context = self.cpu.bus.tlb.gs_base();
