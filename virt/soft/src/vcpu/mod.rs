@@ -43,6 +43,8 @@ pub(crate) struct SoftVcpu {
     pending_link: Option<native::PendingLink>,
     /// How often each block was found running.
     heat: superblock::Heat,
+    /// When the next sample of what runs is due, in instructions executed.
+    next_sample: u64,
     /// Budget given to translated code last.
     native_budget: i64,
     shared: Arc<Shared>,
@@ -73,6 +75,7 @@ impl SoftVcpu {
             ungrouped: false,
             pending_link: None,
             heat: superblock::Heat::default(),
+            next_sample: 0,
             native_budget: 0,
             shared,
             own,

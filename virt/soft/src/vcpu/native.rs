@@ -80,7 +80,9 @@ impl SoftVcpu {
                 None => self.find_native(linear)?,
             };
         }
-        let budget = SLICE.min(left - SLACK);
+        // A sample comes every so many instructions, however often translated code is left.
+        let until_sample = self.next_sample.saturating_sub(self.cpu.bus.retired);
+        let budget = SLICE.min(left - SLACK).min(until_sample);
         let site = self.enter_native(code, budget);
         Some(self.left_at(site))
     }
@@ -370,7 +372,10 @@ impl SoftVcpu {
         match site.kind {
             SiteKind::Poll => {
                 self.until_timer_check = 0;
-                self.found_running(site.block, rip);
+                if self.cpu.bus.retired >= self.next_sample {
+                    self.next_sample = self.cpu.bus.retired + SLICE;
+                    self.found_running(site.block, rip);
+                }
                 None
             }
             SiteKind::Hot => self.record_superblock(site.block, rip),
