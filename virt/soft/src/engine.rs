@@ -69,6 +69,12 @@ impl SoftEngine {
         let SoftOptions { execution, virtual_time, .. } = options;
         let shared =
             Arc::new(Shared::new(config.memory, table, config.cpus, execution, virtual_time));
+        let told = Arc::downgrade(&shared);
+        shared.memory.listen_for_code(Some(Arc::new(move |page| {
+            if let Some(shared) = told.upgrade() {
+                shared.code_changed(page);
+            }
+        })));
         Ok(Self { shared, created: Mutex::default() })
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use engine::EngineError;
 use interp::Context;
-use memory::{GuestMemory, PageBitmap, RamOffset};
+use memory::{GuestMemory, RamOffset};
 use x86::Cr4;
 
 use super::peers::Peers;
@@ -101,8 +101,6 @@ pub(crate) struct Tlb {
     next_generation: u32,
     clock: u64,
     ram: u64,
-    /// Pages of RAM that have, or had, write entries.
-    written: PageBitmap,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
     windows: Windows,
@@ -143,7 +141,6 @@ impl Tlb {
             next_generation: CONTEXTS as u32 + 1,
             clock: 0,
             ram: memory.host_base() as u64,
-            written: PageBitmap::new(memory.size() >> 12),
             unlinked: Vec::new(),
             windows: Windows::new(memory.clone(), CONTEXTS + 1),
             peers: Peers::default(),
@@ -203,9 +200,6 @@ impl Tlb {
     ) {
         let host = self.ram + page.0;
         let base = linear & !0xfff;
-        if kind == Kind::Write {
-            self.written.set(page.0 >> 12);
-        }
         let place = slot(linear);
         let current = self.current;
         let entry = &mut self.areas.tlb_mut(current)[place];
@@ -431,17 +425,24 @@ impl Tlb {
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
         self.windows.protect(page.0 >> 12);
-        if !self.written.clear(page.0 >> 12) {
-            return;
-        }
         let host = self.ram + page.0;
+        self.protect_where(|entry| entry.host == host);
+    }
+
+    /// Drops all write entries.
+    pub(crate) fn protect_all(&mut self) {
+        self.windows.protect_all();
+        self.protect_where(|_| true);
+    }
+
+    fn protect_where(&mut self, protected: impl Fn(&TlbEntry) -> bool) {
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {
                 continue;
             }
             self.drop_victims(index);
             for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
-                if entry.host == host {
+                if protected(entry) {
                     entry.tags[Kind::Write as usize] = no_tag(place);
                 }
             }
@@ -654,11 +655,6 @@ impl Tlb {
 
     /// Shows a run of pages; false if the host has no room.
     pub(crate) fn show(&mut self, page: u64, count: u64, first: Shown) -> bool {
-        if first.writable {
-            (0..count).for_each(|index| {
-                self.written.set(first.ram + index);
-            });
-        }
         self.windows.show(self.current, page, count, first)
     }
 

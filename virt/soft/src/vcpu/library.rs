@@ -136,10 +136,11 @@ impl Library {
         self.code.address(self.stubs.enter)
     }
 
-    /// Addresses that blocks can have, and of the code a signal handler continues at.
+    /// What signal handlers must know of the code.
     pub(super) fn guards(&self) -> Guards {
         Guards {
-            start: self.code.address(self.stubs_end),
+            shared: self.code.address(0),
+            blocks: self.code.address(self.stubs_end),
             end: self.code.address(CODE_BYTES as u32),
             trap: self.code.address(self.stubs.trap),
             fault: self.code.address(self.stubs.fault),

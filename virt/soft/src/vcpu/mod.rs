@@ -100,6 +100,7 @@ struct Lent<'a>(&'a mut SoftVcpu);
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         self.0.cpu.bus.io.take_back();
+        self.0.own.presence.go_outside();
     }
 }
 
@@ -108,6 +109,7 @@ impl Vcpu for SoftVcpu {
         self.cpu.bus.io.lend(io);
         let lent = Lent(self);
         let _guard = lent.0.guard();
+        lent.0.cpu.bus.begin_run();
         let exit = lent.0.run_until(until);
         lent.0.cpu.bus.publish_time();
         Ok(exit)

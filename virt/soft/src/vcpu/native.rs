@@ -4,6 +4,7 @@
 //! Whatever a block leaves for, the guest's state is whole again before anything else happens.
 
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use engine::Exit;
 use interp::cpu::Mode;
@@ -20,7 +21,7 @@ use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
 use crate::cache::miss::{miss, window_fault};
-use crate::cache::signal::Guarded;
+use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::stubs::TRAP_SITE;
@@ -177,7 +178,7 @@ impl SoftVcpu {
     }
 
     fn translate_block(&mut self, linear: u64, ram: RamOffset, key: Key) -> Option<u32> {
-        self.watch_code_page(ram.0 >> 12);
+        self.cpu.bus.watch_code_page(ram.0 >> 12);
         let left = 4096 - (ram.0 & 0xfff) as usize;
         let mut bytes = [0; 4096 + 16];
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
@@ -186,7 +187,7 @@ impl SoftVcpu {
         if left < 15 && crosses(&bytes[..left]) {
             let next = self.fetched((linear & !0xfff).wrapping_add(0x1000))?;
             let page = RamOffset(next.0 & !0xfff);
-            self.watch_code_page(page.0 >> 12);
+            self.cpu.bus.watch_code_page(page.0 >> 12);
             self.cpu.bus.memory.read_bytes(page, &mut bytes[left..left + 15]);
             available = left + 15;
             second = Some(page);
@@ -283,7 +284,20 @@ impl SoftVcpu {
         state.entry = code;
         self.native_budget = budget as i64;
         self.offer_sides();
-        enter(enter_at, gs_base)
+        if self.cpu.bus.is_virtual() {
+            // The budget tells the time: nobody else may change it.
+            return enter(enter_at, gs_base);
+        }
+        let presence = &self.own.presence;
+        presence.set_translated(true);
+        // Before this look a signal may have come that changed the old budget, not this one.
+        compiler_fence(Ordering::SeqCst);
+        if self.own.attention.load(Ordering::Relaxed) != 0 {
+            self.cpu.bus.tlb.state().budget -= KICKED;
+        }
+        let site = enter(enter_at, gs_base);
+        presence.set_translated(false);
+        site
     }
 
     /// Lets signals raised by translated code leave it, while the result lives.
@@ -326,7 +340,8 @@ impl SoftVcpu {
         let page = native.block(site.block).key.page;
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
-        let used = self.native_budget - state.budget + executed;
+        let left = state.budget + if was_kicked(state.budget) { KICKED } else { 0 };
+        let used = self.native_budget - left + executed;
         self.cpu.bus.retired += used as u64;
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {

@@ -379,7 +379,7 @@ impl SoftVcpu {
                 let page = linear & !0xfff;
                 if !pages.iter().any(|known| known.0 == page) {
                     let ram = self.fetched(page)?.0 >> 12;
-                    self.watch_code_page(ram);
+                    self.cpu.bus.watch_code_page(ram);
                     pages.push((page, ram));
                 }
             }
