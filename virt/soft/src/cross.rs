@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::bus::tlb::Kind;
-    use crate::engine::Execution;
+    use crate::engine::SoftOptions;
 
     const PAGE: u64 = 3;
     const LINEAR: u64 = 0x7000;
@@ -286,7 +286,7 @@ mod tests {
     /// Two vCPUs; the first has an entry for stores to the page.
     fn pair() -> [SoftBus; 2] {
         let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), 0x1_0000)]).unwrap());
-        let shared = Shared::new(memory, Vec::new(), 2, Execution::Interpret, None);
+        let shared = Shared::new(memory, Vec::new(), 2, &SoftOptions::default());
         let shared = Arc::new(shared);
         let mut buses = [0, 1].map(|index| {
             let own = shared.vcpus[index].clone();

@@ -15,7 +15,10 @@ use x86::cpuid::CpuidEntry;
 
 use crate::clock::Clock;
 use crate::cross::Presence;
-use crate::engine::Execution;
+use crate::engine::{Execution, SoftOptions};
+
+/// Bound on a vCPU's translated code, unless another is asked for.
+const CODE_BYTES: usize = 64 << 20;
 
 /// Reasons to look up between blocks.
 pub(crate) mod attention {
@@ -128,6 +131,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) cpuid: Vec<CpuidEntry>,
     pub(crate) execution: Execution,
+    /// Bound on each vCPU's translated code.
+    pub(crate) code_bytes: usize,
     pub(crate) capabilities: Capabilities,
     pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Level of the 8259 pair's output.
@@ -147,13 +152,14 @@ impl Shared {
         memory: Arc<GuestMemory>,
         cpuid: Vec<CpuidEntry>,
         cpus: u32,
-        execution: Execution,
-        virtual_time: Option<Arc<VirtualTime>>,
+        options: &SoftOptions,
     ) -> Self {
+        let virtual_time = options.virtual_time.clone();
         let clock = Clock::of(virtual_time.is_some());
         let pages = memory.size() >> 12;
         Self {
-            execution,
+            execution: options.execution,
+            code_bytes: options.code_bytes.unwrap_or(CODE_BYTES),
             memory,
             clock,
             cpuid,

@@ -8,6 +8,7 @@ mod library;
 mod native;
 mod run;
 mod sides;
+mod sites;
 mod superblock;
 mod virtual_time;
 
@@ -67,7 +68,7 @@ impl SoftVcpu {
             cpu: Cpu::new(CpuState::reset(index), bus),
             cache: BlockCache::new(),
             decoded: Vec::new(),
-            native: native_library(shared.execution)?,
+            native: native_library(&shared)?,
             announced: Announced::new(),
             checking: shared.execution == Execution::Check,
             ungrouped: false,
@@ -86,12 +87,12 @@ impl SoftVcpu {
 }
 
 /// Room for translated code, if the host lets user space use GS as it needs.
-fn native_library(execution: Execution) -> Result<Option<Library>, EngineError> {
-    if execution == Execution::Interpret || !crate::cache::enter::has_fsgsbase() {
+fn native_library(shared: &Shared) -> Result<Option<Library>, EngineError> {
+    if shared.execution == Execution::Interpret || !crate::cache::enter::has_fsgsbase() {
         return Ok(None);
     }
     crate::cache::signal::install();
-    Library::new().map(Some)
+    Library::new(shared.code_bytes).map(Some)
 }
 
 /// Takes the borrowed `GuestIo` back whatever way `run` is left.

@@ -44,7 +44,7 @@ pub(super) struct PendingLink {
     target: u64,
     /// The context's area.
     context: u64,
-    /// How often everything had been dropped then.
+    /// How often a region of code had been dropped then.
     clears: u32,
 }
 
@@ -111,7 +111,7 @@ impl SoftVcpu {
         };
         let native = self.native.as_ref().expect("asked before");
         let instructions = usize::from(native.instructions(block));
-        let (code, steps) = (native.body(block), native.block(block).steps.clone());
+        let (code, steps) = (native.body(block), native.block(block).steps());
         Some(self.run_checked(code, instructions, steps.as_deref()))
     }
 
@@ -207,7 +207,7 @@ impl SoftVcpu {
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut().expect("asked before");
         if native.is_full() {
-            native.clear(&mut bus.tlb);
+            native.make_room(&mut bus.tlb);
         }
         let cpuid = &bus.shared.cpuid;
         let announced = &mut self.announced;
@@ -336,7 +336,7 @@ impl SoftVcpu {
         } else {
             number
         };
-        let mut site = *native.site(number);
+        let mut site = native.site(number);
         let page = native.block(site.block).key.page;
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
@@ -391,7 +391,7 @@ impl SoftVcpu {
             SiteKind::Hot => self.record_superblock(site.block, rip),
             SiteKind::Window { .. } => {
                 self.open_window_at(rip);
-                self.interpret_at(number, site)
+                self.interpret_at(number)
             }
             SiteKind::Link(_) if self.counts_exit(site.block, rip) => None,
             SiteKind::Elsewhere { link, .. } => {
@@ -415,15 +415,15 @@ impl SoftVcpu {
                 None
             }
             SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => {
-                self.interpret_at(number, site)
+                self.interpret_at(number)
             }
         }
     }
 
     /// Interprets the one instruction at a site.
-    fn interpret_at(&mut self, number: u32, site: &Site) -> Option<Exit> {
+    fn interpret_at(&mut self, number: u32) -> Option<Exit> {
         let native = self.native.as_ref().expect("it just ran");
-        let op = match native.op(site) {
+        let op = match native.op(number) {
             Some(op) => op,
             None => {
                 let clears = native.clears();
@@ -452,7 +452,7 @@ impl SoftVcpu {
         None
     }
 
-    /// Links a branch that was left through, unless everything was dropped since.
+    /// Links a branch that was left through, unless code was dropped since.
     #[cold]
     fn link(&mut self, link: PendingLink, linear: u64) {
         let PendingLink { link, target, context, clears } = link;
@@ -461,7 +461,7 @@ impl SoftVcpu {
             return;
         }
         let current = |vcpu: &Self| vcpu.native.as_ref().expect("asked before").clears() == clears;
-        // When full, the next translation drops everything: the code to be run now, too.
+        // When full, the next translation drops a region: perhaps that of the code to be run now.
         if !current(self) || self.native.as_ref().is_some_and(Library::is_full) {
             return;
         }
