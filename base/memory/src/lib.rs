@@ -14,5 +14,5 @@ mod tracking;
 pub use access::Scalar;
 pub use alias::Reservation;
 pub use memory::{GuestMemory, MemoryError, RamOffset, Region};
-pub use tracking::PageBitmap;
+pub use tracking::{CodeListener, PageBitmap};
 pub use x86::addr::{GuestPhys, GuestVirt, PAGE_SIZE};

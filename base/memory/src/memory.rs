@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{Ordering, fence};
 
 use thiserror::Error;
 use x86::GuestPhys;
@@ -15,7 +16,7 @@ use x86::addr::PAGE_SIZE;
 
 use crate::access::{self, Scalar};
 use crate::mapping::Mapping;
-use crate::tracking::PageBitmap;
+use crate::tracking::{CodeListener, Listener, PageBitmap};
 
 /// A byte's place in RAM, counted without the holes of the physical map. Holding one proves
 /// nothing: every access checks it against the size of RAM.
@@ -62,6 +63,7 @@ pub struct GuestMemory {
     regions: Vec<Region>,
     dirty: PageBitmap,
     code: PageBitmap,
+    listener: Listener,
 }
 
 impl GuestMemory {
@@ -82,7 +84,13 @@ impl GuestMemory {
         let mapping = Mapping::new(total as usize)
             .map_err(|source| MemoryError::Map { size_bytes: total, source })?;
         let pages = total / PAGE_SIZE;
-        Ok(Self { mapping, regions, dirty: PageBitmap::new(pages), code: PageBitmap::new(pages) })
+        Ok(Self {
+            mapping,
+            regions,
+            dirty: PageBitmap::new(pages),
+            code: PageBitmap::new(pages),
+            listener: Listener::default(),
+        })
     }
 
     /// The regions, ascending.
@@ -114,6 +122,23 @@ impl GuestMemory {
     /// Pages that hold decoded code; by `RamOffset` / 4096.
     pub fn code(&self) -> &PageBitmap {
         &self.code
+    }
+
+    /// Who is told when [`GuestMemory::note_written`] meets a page that holds decoded code.
+    pub fn listen_for_code(&self, listener: Option<CodeListener>) {
+        self.listener.set(listener);
+    }
+
+    /// Marks a page dirty that a device (or a walk of page tables) has written to, and tells of it
+    /// if it holds decoded code. The software CPU's own stores go another way.
+    pub fn note_written(&self, page: u64) {
+        self.dirty.set(page);
+        // Whoever decodes the page sets its bit before reading: it read the new bytes, or we see
+        // the bit.
+        fence(Ordering::SeqCst);
+        if self.code.is_set(page) {
+            self.listener.tell(page);
+        }
     }
 
     /// Where `address` lies in RAM and how many bytes of its region follow (itself included).
@@ -239,7 +264,7 @@ impl GuestMemory {
             let last = (offset.0 + range.len().max(1) as u64 - 1) / PAGE_SIZE;
             self.write_run(offset, &from[range]);
             for page in first..=last {
-                self.dirty.set(page);
+                self.note_written(page);
             }
         })
     }

@@ -1,6 +1,8 @@
 //! One bit per 4 KiB page of RAM, set by many threads: dirty pages, pages that hold decoded code.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 /// A bitmap over the pages of guest RAM, indexed by page number within RAM (`RamOffset` / 4096).
 #[derive(Debug)]
@@ -48,6 +50,33 @@ impl PageBitmap {
                 bits &= bits - 1;
             }
         }
+    }
+}
+
+/// Who is told that a page of decoded code changed.
+pub type CodeListener = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// Holds the listener.
+#[derive(Default)]
+pub(crate) struct Listener(RwLock<Option<CodeListener>>);
+
+impl Listener {
+    pub(crate) fn set(&self, listener: Option<CodeListener>) {
+        *self.0.write().expect("no holder panics") = listener;
+    }
+
+    #[cold]
+    pub(crate) fn tell(&self, page: u64) {
+        let listener = self.0.read().expect("no holder panics").clone();
+        if let Some(listener) = listener {
+            listener(page);
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Listener")
     }
 }
 

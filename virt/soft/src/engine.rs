@@ -33,6 +33,8 @@ pub struct SoftOptions {
     pub execution: Execution,
     /// Instructions make the time; one vCPU only.
     pub virtual_time: Option<Arc<VirtualTime>>,
+    /// Bound on each vCPU's translated code; 64 MiB if `None`. At least 4 MiB and a bit.
+    pub code_bytes: Option<usize>,
 }
 
 /// The software engine.
@@ -66,9 +68,13 @@ impl SoftEngine {
         }
         let khz = Clock::of(options.virtual_time.is_some()).khz();
         let table = cpuid::table(config.cpus, khz, options.vendor);
-        let SoftOptions { execution, virtual_time, .. } = options;
-        let shared =
-            Arc::new(Shared::new(config.memory, table, config.cpus, execution, virtual_time));
+        let shared = Arc::new(Shared::new(config.memory, table, config.cpus, &options));
+        let told = Arc::downgrade(&shared);
+        shared.memory.listen_for_code(Some(Arc::new(move |page| {
+            if let Some(shared) = told.upgrade() {
+                shared.code_changed(page);
+            }
+        })));
         Ok(Self { shared, created: Mutex::default() })
     }
 }

@@ -10,6 +10,7 @@ mod bus;
 mod cache;
 mod clock;
 mod cpuid;
+mod cross;
 mod engine;
 mod shared;
 pub mod simd;

@@ -14,7 +14,11 @@ use memory::GuestMemory;
 use x86::cpuid::CpuidEntry;
 
 use crate::clock::Clock;
-use crate::engine::Execution;
+use crate::cross::Presence;
+use crate::engine::{Execution, SoftOptions};
+
+/// Bound on a vCPU's translated code, unless another is asked for.
+const CODE_BYTES: usize = 64 << 20;
 
 /// Reasons to look up between blocks.
 pub(crate) mod attention {
@@ -28,7 +32,7 @@ pub(crate) mod attention {
     pub(crate) const INIT: u32 = 1 << 3;
     /// A start-up IPI; its vector is in `sipi_vector`.
     pub(crate) const SIPI: u32 = 1 << 4;
-    /// Pages in `stale` hold code that changed, pages in `protect` now hold decoded code.
+    /// Others changed code or decoded it: see `cross`.
     pub(crate) const CODE: u32 = 1 << 5;
 }
 
@@ -44,14 +48,13 @@ pub(crate) struct VcpuShared {
     /// A KVM kick came: the present HLT ends, or the next one does.
     pub(crate) unhalted: AtomicBool,
     lapic: Mutex<Lapic>,
-    stale: Mutex<Vec<u64>>,
-    protect: Mutex<Vec<u64>>,
+    pub(crate) presence: Presence,
     asleep: Mutex<bool>,
     wake: Condvar,
 }
 
 impl VcpuShared {
-    fn new(index: u32) -> Self {
+    fn new(index: u32, pages: u64) -> Self {
         Self {
             index,
             attention: AtomicU32::new(0),
@@ -60,8 +63,7 @@ impl VcpuShared {
             tsc_offset: AtomicU64::new(0),
             unhalted: AtomicBool::new(false),
             lapic: Mutex::new(Lapic::new(index)),
-            stale: Mutex::default(),
-            protect: Mutex::default(),
+            presence: Presence::new(pages),
             asleep: Mutex::new(false),
             wake: Condvar::new(),
         }
@@ -71,9 +73,17 @@ impl VcpuShared {
         self.lapic.lock().expect("models never panic")
     }
 
-    /// Sets attention bits and ends a sleep.
+    /// Sets attention bits, and makes translated code leave for them.
+    pub(crate) fn notify_awake(&self, bits: u32) {
+        let before = self.attention.fetch_or(bits, Ordering::SeqCst);
+        if before & bits != bits {
+            self.presence.interrupt();
+        }
+    }
+
+    /// Likewise, and ends a sleep.
     pub(crate) fn notify(&self, bits: u32) {
-        self.attention.fetch_or(bits, Ordering::AcqRel);
+        self.notify_awake(bits);
         if *self.asleep.lock().expect("no holder panics") {
             self.wake.notify_one();
         }
@@ -101,13 +111,6 @@ impl VcpuShared {
         *asleep = false;
     }
 
-    /// Pages whose blocks are to be dropped, and pages to be write-protected.
-    pub(crate) fn take_code_work(&self) -> (Vec<u64>, Vec<u64>) {
-        let take =
-            |list: &Mutex<Vec<u64>>| std::mem::take(&mut *list.lock().expect("no holder panics"));
-        (take(&self.stale), take(&self.protect))
-    }
-
     fn react(&self, accepted: Accepted) {
         match accepted {
             Accepted::Nothing => {}
@@ -128,12 +131,16 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) cpuid: Vec<CpuidEntry>,
     pub(crate) execution: Execution,
+    /// Bound on each vCPU's translated code.
+    pub(crate) code_bytes: usize,
     pub(crate) capabilities: Capabilities,
     pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Level of the 8259 pair's output.
     pub(crate) pic_output: AtomicBool,
     /// Held for locked operations that no single host instruction can do.
     pub(crate) split_lock: Mutex<()>,
+    /// Held while a page's bit in `memory.code()` changes: see `cross`.
+    pub(crate) code_changes: Mutex<()>,
     /// vCPUs that only another processor or the outside can wake.
     dead_halted: AtomicU32,
     /// The time, where instructions make it.
@@ -145,12 +152,14 @@ impl Shared {
         memory: Arc<GuestMemory>,
         cpuid: Vec<CpuidEntry>,
         cpus: u32,
-        execution: Execution,
-        virtual_time: Option<Arc<VirtualTime>>,
+        options: &SoftOptions,
     ) -> Self {
+        let virtual_time = options.virtual_time.clone();
         let clock = Clock::of(virtual_time.is_some());
+        let pages = memory.size() >> 12;
         Self {
-            execution,
+            execution: options.execution,
+            code_bytes: options.code_bytes.unwrap_or(CODE_BYTES),
             memory,
             clock,
             cpuid,
@@ -159,9 +168,10 @@ impl Shared {
                 tsc_khz: clock.khz(),
                 instruction_budget: true,
             },
-            vcpus: (0..cpus).map(|index| Arc::new(VcpuShared::new(index))).collect(),
+            vcpus: (0..cpus).map(|index| Arc::new(VcpuShared::new(index, pages))).collect(),
             pic_output: AtomicBool::new(false),
             split_lock: Mutex::new(()),
+            code_changes: Mutex::new(()),
             dead_halted: AtomicU32::new(0),
             virtual_time,
         }
@@ -196,23 +206,15 @@ impl Shared {
         self.vcpus[0].react(accepted);
     }
 
-    /// Tells all other vCPUs that a page's decoded code is stale.
-    pub(crate) fn announce_stale(&self, source: u32, page: u64) {
-        self.post_to_others(source, |vcpu| &vcpu.stale, page);
-    }
-
-    /// Tells all other vCPUs that a page now holds decoded code: no fast writes to it any more.
-    pub(crate) fn announce_code(&self, source: u32, page: u64) {
-        self.post_to_others(source, |vcpu| &vcpu.protect, page);
-    }
-
     /// Counts a vCPU that waits with interrupts off or for a start-up IPI; true if now all do, so
     /// that nothing inside the guest can ever happen again (the count is then taken back).
     pub(crate) fn enter_dead_halt(&self) -> bool {
         let asleep = self.dead_halted.fetch_add(1, Ordering::AcqRel) + 1;
-        // A message on its way to a sleeper means that something still happens.
-        let all = asleep == self.vcpus.len() as u32
-            && self.vcpus.iter().all(|vcpu| vcpu.attention.load(Ordering::Acquire) == 0);
+        // A message on its way to a sleeper means that something still happens, unless it is about
+        // code, which wakes nobody.
+        let busy =
+            |vcpu: &Arc<VcpuShared>| vcpu.attention.load(Ordering::Acquire) & !attention::CODE != 0;
+        let all = asleep == self.vcpus.len() as u32 && !self.vcpus.iter().any(busy);
         if all {
             self.leave_dead_halt();
         }
@@ -222,17 +224,5 @@ impl Shared {
     /// The vCPU no longer waits.
     pub(crate) fn leave_dead_halt(&self) {
         self.dead_halted.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    fn post_to_others(
-        &self,
-        source: u32,
-        inbox: impl Fn(&VcpuShared) -> &Mutex<Vec<u64>>,
-        page: u64,
-    ) {
-        for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.index != source) {
-            inbox(vcpu).lock().expect("no holder panics").push(page);
-            vcpu.notify(attention::CODE);
-        }
     }
 }

@@ -191,7 +191,8 @@ fn new_engine(
     let made: Result<Arc<dyn Engine>, engine::EngineError> = match kind {
         EngineKind::Soft(execution) => {
             let vendor = effective.cpu_vendor;
-            let options = soft::SoftOptions { vendor, execution, virtual_time };
+            let options =
+                soft::SoftOptions { vendor, execution, virtual_time, ..Default::default() };
             soft::SoftEngine::with_options(config, options).map(|engine| Arc::new(engine) as _)
         }
         EngineKind::Kvm if effective.cpu_vendor.is_some() => {

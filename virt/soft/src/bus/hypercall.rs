@@ -70,14 +70,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::Execution;
+    use crate::engine::SoftOptions;
     use crate::shared::Shared;
 
     fn bus(cpus: u32) -> SoftBus {
         let memory = Arc::new(
             memory::GuestMemory::new(&[(memory::GuestPhys(0), 1 << 20)]).expect("a mebibyte"),
         );
-        let shared = Arc::new(Shared::new(memory, Vec::new(), cpus, Execution::Interpret, None));
+        let shared = Arc::new(Shared::new(memory, Vec::new(), cpus, &SoftOptions::default()));
         let own = shared.vcpus[0].clone();
         SoftBus::new(shared, own).expect("code memory")
     }

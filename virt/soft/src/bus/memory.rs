@@ -119,7 +119,11 @@ impl SoftBus {
             return;
         }
         self.memory.dirty().set(page);
-        if self.memory.code().is_set(page) {
+        loop {
+            self.note_written(page);
+            if !self.memory.code().is_set(page) {
+                break;
+            }
             self.code_written(offset);
         }
     }
@@ -130,9 +134,8 @@ impl SoftBus {
             into.copy_from_slice(&value.to_le_bytes()[..into.len()]);
             return;
         }
-        match self.machine() {
-            Some(io) => io.mmio_read(at, into),
-            None => into.fill(0xff),
+        if self.with_io(|io| io.mmio_read(at, into)).is_none() {
+            into.fill(0xff);
         }
     }
 
@@ -141,8 +144,8 @@ impl SoftBus {
             let mut value = [0; 8];
             value[..from.len()].copy_from_slice(from);
             self.lapic_mmio_write((at.0 & 0xfff) as u32, u64::from_le_bytes(value) as u32);
-        } else if let Some(io) = self.machine() {
-            io.mmio_write(at, from);
+        } else {
+            self.with_io(|io| io.mmio_write(at, from));
         }
         // What the write raised comes behind this instruction, not behind the block.
         self.cut |= self.attention();
@@ -280,7 +283,7 @@ impl LinearMemory for SoftBus {
         }
         // Across pages or on a device: no host instruction does it, so one vCPU at a time.
         let shared = self.shared.clone();
-        let _alone = shared.split_lock.lock().expect("no holder panics");
+        let _alone = self.lock_outside(&shared.split_lock);
         // A device is read once for a read-modify-write: one that answers anew each time would
         // never let LOCK end.
         let read = self.to_be_modified.take();

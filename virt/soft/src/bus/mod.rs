@@ -14,7 +14,7 @@ mod windows;
 
 use std::sync::Arc;
 
-use ::memory::{GuestMemory, RamOffset};
+use ::memory::GuestMemory;
 use engine::{EngineError, VirtualTime};
 use iced_x86::Instruction;
 use interp::vector::{Exchange, VectorHandle, VectorUnit};
@@ -83,17 +83,6 @@ impl SoftBus {
             virtual_time: shared.virtual_time.clone(),
             shared,
         })
-    }
-
-    /// A store is about to change a page that holds decoded code: every vCPU that may have decoded
-    /// it drops what it has.
-    #[cold]
-    pub(crate) fn code_written(&mut self, offset: RamOffset) {
-        let page = offset.0 >> 12;
-        self.memory.code().clear(page);
-        self.stale_pages.push(page);
-        self.cut = true;
-        self.shared.announce_stale(self.own.index, page);
     }
 }
 

@@ -34,9 +34,7 @@ impl SoftBus {
             Effect::None => {}
             Effect::Send(ipi) => self.shared.deliver(Some(self.own.index as usize), ipi),
             Effect::EndOfInterrupt(vector) => {
-                if let Some(io) = self.machine() {
-                    io.end_of_interrupt(vector);
-                }
+                self.with_io(|io| io.end_of_interrupt(vector));
             }
         }
         self.look_at_lapic();
@@ -54,18 +52,14 @@ impl PortIo for SoftBus {
     fn port_in(&mut self, port: u16, width: u8) -> u32 {
         let mut bytes = [0xff; 4];
         let data = &mut bytes[..usize::from(width).clamp(1, 4)];
-        if let Some(io) = self.machine() {
-            io.port_in(port, data);
-        }
+        self.with_io(|io| io.port_in(port, data));
         bytes[usize::from(width).clamp(1, 4)..].fill(0);
         u32::from_le_bytes(bytes)
     }
 
     fn port_out(&mut self, port: u16, width: u8, value: u32) {
         let bytes = value.to_le_bytes();
-        if let Some(io) = self.machine() {
-            io.port_out(port, &bytes[..usize::from(width).clamp(1, 4)]);
-        }
+        self.with_io(|io| io.port_out(port, &bytes[..usize::from(width).clamp(1, 4)]));
     }
 }
 

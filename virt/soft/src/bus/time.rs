@@ -43,15 +43,19 @@ impl SoftBus {
         }
     }
 
-    /// The machine around, which knows what time it is. In virtual time whatever it does is seen
-    /// right after the instruction.
+    /// Lets the machine around do something; it knows what time it is, and others do not wait for
+    /// this vCPU meanwhile. In virtual time whatever it does is seen right after the instruction.
     #[inline]
-    pub(crate) fn machine(&mut self) -> Option<&mut dyn GuestIo> {
+    pub(crate) fn with_io<T>(&mut self, act: impl FnOnce(&mut dyn GuestIo) -> T) -> Option<T> {
         if self.is_virtual() {
             self.publish_time();
             self.cut = true;
         }
-        self.io.get()
+        let io = self.io.get()?;
+        self.own.presence.go_outside();
+        let result = act(io);
+        self.come_inside();
+        Some(result)
     }
 
     /// The next random number in virtual time: SplitMix64 (Steele, Lea, Flood 2014).

@@ -14,11 +14,12 @@
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use engine::EngineError;
 use interp::Context;
-use memory::{GuestMemory, PageBitmap, RamOffset};
+use memory::{GuestMemory, RamOffset};
 use x86::Cr4;
 
 use super::peers::Peers;
@@ -101,8 +102,6 @@ pub(crate) struct Tlb {
     next_generation: u32,
     clock: u64,
     ram: u64,
-    /// Pages of RAM that have, or had, write entries.
-    written: PageBitmap,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
     windows: Windows,
@@ -143,7 +142,6 @@ impl Tlb {
             next_generation: CONTEXTS as u32 + 1,
             clock: 0,
             ram: memory.host_base() as u64,
-            written: PageBitmap::new(memory.size() >> 12),
             unlinked: Vec::new(),
             windows: Windows::new(memory.clone(), CONTEXTS + 1),
             peers: Peers::default(),
@@ -203,9 +201,6 @@ impl Tlb {
     ) {
         let host = self.ram + page.0;
         let base = linear & !0xfff;
-        if kind == Kind::Write {
-            self.written.set(page.0 >> 12);
-        }
         let place = slot(linear);
         let current = self.current;
         let entry = &mut self.areas.tlb_mut(current)[place];
@@ -431,17 +426,24 @@ impl Tlb {
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
         self.windows.protect(page.0 >> 12);
-        if !self.written.clear(page.0 >> 12) {
-            return;
-        }
         let host = self.ram + page.0;
+        self.protect_where(|entry| entry.host == host);
+    }
+
+    /// Drops all write entries.
+    pub(crate) fn protect_all(&mut self) {
+        self.windows.protect_all();
+        self.protect_where(|_| true);
+    }
+
+    fn protect_where(&mut self, protected: impl Fn(&TlbEntry) -> bool) {
         for index in 0..self.contexts.len() {
             if self.contexts[index].key.is_none() {
                 continue;
             }
             self.drop_victims(index);
             for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
-                if entry.host == host {
+                if protected(entry) {
                     entry.tags[Kind::Write as usize] = no_tag(place);
                 }
             }
@@ -489,10 +491,12 @@ impl Tlb {
         *entry = JumpEntry { linear, code };
     }
 
-    /// Takes the next slot in; it leads to `stub` in every context.
+    /// Takes a slot in; it leads to `stub` in every context.
     pub(crate) fn add_slot(&mut self, slot: u32, stub: u64) {
-        assert!(slot as usize == self.unlinked.len(), "slots are numbered in order");
-        self.unlinked.push(stub);
+        if self.unlinked.len() <= slot as usize {
+            self.unlinked.resize(slot as usize + 1, 0);
+        }
+        self.unlinked[slot as usize] = stub;
         for index in 0..self.contexts.len() {
             if self.contexts[index].last_use != 0 || index == 0 {
                 self.areas.links_mut(index)[slot as usize] = stub;
@@ -504,7 +508,10 @@ impl Tlb {
     pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
         self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
         self.areas.links_mut(self.current)[slot as usize] = code;
-        self.contexts[self.current].links.entry(linear).or_default().push(slot);
+        let slots = self.contexts[self.current].links.entry(linear).or_default();
+        if !slots.contains(&slot) {
+            slots.push(slot);
+        }
     }
 
     /// After a flush: the code pages of the current context and their pages of RAM, to be compared
@@ -578,18 +585,19 @@ impl Tlb {
             !goes
         });
         if !gone.is_empty() {
-            self.forget_code_in(index, &|code| gone.contains(&code));
+            self.forget_code_in(index, &|_, code| gone.contains(&code));
         }
     }
 
-    /// Drops a context's jumps and links to code that `gone` says is no more.
-    fn forget_code_in(&mut self, index: usize, gone: &impl Fn(u64) -> bool) {
-        self.forget_jumps_where(index, |entry| gone(entry.code));
+    /// Drops a context's jumps and links to code that `gone` says is no more; it is asked about
+    /// slots, too.
+    fn forget_code_in(&mut self, index: usize, gone: &impl Fn(Option<u32>, u64) -> bool) {
+        self.forget_jumps_where(index, |entry| gone(None, entry.code));
         let Self { areas, contexts, unlinked, .. } = self;
         let links = areas.links_mut(index);
         contexts[index].links.retain(|_, slots| {
             slots.retain(|&slot| {
-                let goes = gone(links[slot as usize]);
+                let goes = gone(Some(slot), links[slot as usize]);
                 if goes {
                     links[slot as usize] = unlinked[slot as usize];
                 }
@@ -617,16 +625,35 @@ impl Tlb {
     pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
         for index in 0..self.contexts.len() {
             self.contexts[index].spread.retain(|&(_, code)| !gone(code));
-            self.forget_code_in(index, &gone);
+            self.forget_code_in(index, &|_, code| gone(code));
         }
     }
 
-    /// Drops every jump, link and slot.
-    pub(crate) fn forget_all_code(&mut self) {
+    /// Drops every jump and link, in every context, to code in this range, and what these slots
+    /// lead to: they may be taken in anew.
+    pub(crate) fn forget_region(&mut self, code: &Range<u64>, slots: &Range<u32>) {
         for index in 0..self.contexts.len() {
-            self.forget_jumps(index);
+            self.contexts[index].spread.retain(|(_, at)| !code.contains(at));
+            self.forget_code_in(index, &|slot, to| {
+                slot.is_some_and(|slot| slots.contains(&slot)) || code.contains(&to)
+            });
         }
-        self.unlinked.clear();
+    }
+}
+
+#[cfg(test)]
+impl Tlb {
+    /// Host addresses that jumps and linked slots of any context lead to.
+    pub(crate) fn code_in_use(&mut self) -> Vec<u64> {
+        let Self { areas, contexts, .. } = self;
+        let mut found = Vec::new();
+        for (index, context) in contexts.iter().enumerate() {
+            let jumps = context.jumps.iter();
+            found.extend(jumps.map(|&place| areas.jumps(index)[usize::from(place)].code));
+            let links = context.links.values().flatten();
+            found.extend(links.map(|&slot| areas.links_mut(index)[slot as usize]));
+        }
+        found
     }
 }
 
@@ -654,11 +681,6 @@ impl Tlb {
 
     /// Shows a run of pages; false if the host has no room.
     pub(crate) fn show(&mut self, page: u64, count: u64, first: Shown) -> bool {
-        if first.writable {
-            (0..count).for_each(|index| {
-                self.written.set(first.ram + index);
-            });
-        }
         self.windows.show(self.current, page, count, first)
     }
 

@@ -29,12 +29,13 @@ impl TableMemory for Tables<'_> {
 
     fn replace(&mut self, at: GuestPhys, bytes: u8, old: u64, new: u64) -> bool {
         let Some((offset, _)) = self.0.locate(at) else { return true };
-        self.0.dirty().set(offset.0 >> 12);
-        if bytes == 8 {
+        let replaced = if bytes == 8 {
             self.0.compare_exchange(offset, old, new) == old
         } else {
             self.0.compare_exchange(offset, old as u32, new as u32) == old as u32
-        }
+        };
+        self.0.note_written(offset.0 >> 12);
+        replaced
     }
 }
 
@@ -172,6 +173,7 @@ impl SoftBus {
     fn fill(&mut self, kind: Kind, linear: u64, page: RamOffset, found: &Translation) {
         if kind == Kind::Write {
             self.memory.dirty().set(page.0 >> 12);
+            self.note_written(page.0 >> 12);
         }
         if self.context.watch || self.context.align_check || self.recording.is_some() {
             return;

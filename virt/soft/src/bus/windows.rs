@@ -42,6 +42,9 @@ impl SoftBus {
         }
         let (offset, _) = self.memory.locate(found.page)?;
         let ram = offset.0 >> 12;
+        if found.writable {
+            self.note_written(ram);
+        }
         Some(Shown { ram, writable: found.writable && !self.memory.code().is_set(ram) })
     }
 

@@ -1,5 +1,12 @@
-//! Code memory of translated blocks: what runs often from the start on, what seldom does from a
-//! place behind it.
+//! Code memory of translated blocks: regions that are filled and emptied in turn.
+//!
+//! ```text
+//! shared code | region 0 | region 1 | ... hot parts | region 0 | region 1 | ... cold parts
+//! ```
+//!
+//! What runs often lies close together; what seldom does (ways out) in cold parts behind.
+
+use std::ops::Range;
 
 use engine::EngineError;
 
@@ -8,18 +15,66 @@ use crate::sys::code_mapping::CodeMapping;
 /// Translated code.
 pub(crate) struct CodeMemory {
     mapping: CodeMapping,
-    used: usize,
-    /// Where code that seldom runs begins, and where it ends.
+    regions: usize,
+    /// End of the shared code.
+    shared: usize,
+    /// Where cold parts begin.
     cold: usize,
+    /// The region that is being filled.
+    current: usize,
+    used: usize,
     cold_used: usize,
 }
 
 impl CodeMemory {
-    /// Maps `length` bytes, untouched ones costing nothing; from `cold` on for code that seldom
-    /// runs, so that what runs often lies close together.
-    pub(crate) fn new(length: usize, cold: usize) -> Result<Self, EngineError> {
-        let mapping = CodeMapping::new(c"translated code", length)?;
-        Ok(Self { mapping, used: 0, cold, cold_used: cold })
+    /// Maps `length` bytes, untouched ones costing nothing, in so many regions; cold parts from
+    /// `cold` on. `shared` is there for good.
+    pub(crate) fn new(
+        length: usize,
+        cold: usize,
+        regions: usize,
+        shared: &[u8],
+    ) -> Result<Self, EngineError> {
+        let mut mapping = CodeMapping::new(c"translated code", length)?;
+        mapping.write(0, shared);
+        let shared = shared.len().next_multiple_of(16);
+        let mut code = Self { mapping, regions, shared, cold, current: 0, used: 0, cold_used: 0 };
+        code.begin(0);
+        Ok(code)
+    }
+
+    /// The region that is being filled.
+    pub(crate) fn current(&self) -> usize {
+        self.current
+    }
+
+    /// Fills another region from its start on.
+    pub(crate) fn begin(&mut self, region: usize) {
+        self.current = region;
+        self.used = self.hot_part(region).start;
+        self.cold_used = self.cold_part(region).start;
+    }
+
+    fn hot_part(&self, region: usize) -> Range<usize> {
+        let size = self.cold / self.regions & !15;
+        (region * size).max(self.shared)..(region + 1) * size
+    }
+
+    fn cold_part(&self, region: usize) -> Range<usize> {
+        let size = (self.mapping.length() - self.cold) / self.regions & !15;
+        self.cold + region * size..self.cold + (region + 1) * size
+    }
+
+    /// Addresses that blocks of a region can have.
+    pub(crate) fn addresses(&self, region: usize) -> Range<u64> {
+        let Range { start, end } = self.hot_part(region);
+        self.address(start as u32)..self.address(end as u32)
+    }
+
+    /// The region a block's place lies in.
+    pub(crate) fn region(&self, place: u32) -> usize {
+        let size = self.cold / self.regions & !15;
+        place as usize / size
     }
 
     /// Where the next code goes.
@@ -32,9 +87,10 @@ impl CodeMemory {
         self.cold_used as u32
     }
 
-    /// Whether both parts have this many bytes left.
+    /// Whether both parts of the region have this many bytes left.
     pub(crate) fn has(&self, bytes: usize) -> bool {
-        self.cold - self.used >= bytes && self.mapping.length() - self.cold_used >= bytes
+        self.hot_part(self.current).end - self.used >= bytes
+            && self.cold_part(self.current).end - self.cold_used >= bytes
     }
 
     /// Executable address of a place.
@@ -42,10 +98,20 @@ impl CodeMemory {
         self.mapping.executable() as u64 + u64::from(place)
     }
 
-    /// The place of an executable address, if it is in here.
+    /// The place of an address that blocks can have.
     pub(crate) fn place(&self, address: u64) -> Option<u32> {
         let place = address.wrapping_sub(self.mapping.executable() as u64);
         (place < self.mapping.length() as u64).then_some(place as u32)
+    }
+
+    /// The address behind all of it.
+    pub(crate) fn end(&self) -> u64 {
+        self.mapping.executable() as u64 + self.mapping.length() as u64
+    }
+
+    /// Where blocks begin, behind the shared code.
+    pub(crate) fn start(&self) -> u32 {
+        self.shared as u32
     }
 
     /// Appends code at `next` and cold code at `next_cold`; `has` said that there is room.
@@ -54,24 +120,23 @@ impl CodeMemory {
         self.used = start as usize + code.len();
         self.cold_used += cold.len();
         assert!(
-            self.used <= self.cold && self.cold_used <= self.mapping.length(),
+            self.used <= self.hot_part(self.current).end
+                && self.cold_used <= self.cold_part(self.current).end,
             "`has` was asked"
         );
         self.write(start, code);
         self.write(cold_start, cold);
     }
 
-    /// Changes bytes of code that was added.
-    pub(crate) fn write(&mut self, place: u32, bytes: &[u8]) {
-        let end = place as usize + bytes.len();
-        let limit = if place as usize >= self.cold { self.cold_used } else { self.used };
-        assert!(end <= limit, "patches stay within added code");
-        self.mapping.write(place as usize, bytes);
+    /// Four bytes of code.
+    #[cfg(test)]
+    pub(crate) fn read(&self, place: u32) -> [u8; 4] {
+        self.mapping.read(place as usize)
     }
 
-    /// Drops everything behind a place, and all cold code.
-    pub(crate) fn truncate(&mut self, place: u32) {
-        self.used = self.used.min(place as usize);
-        self.cold_used = self.cold;
+    /// Changes bytes of code that was added.
+    pub(crate) fn write(&mut self, place: u32, bytes: &[u8]) {
+        assert!(place as usize >= self.shared, "shared code never changes");
+        self.mapping.write(place as usize, bytes);
     }
 }

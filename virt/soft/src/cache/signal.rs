@@ -1,4 +1,5 @@
-//! Host signals raised by translated instructions: SIGFPE, SIGSEGV, SIGBUS.
+//! Host signals raised by translated instructions (SIGFPE, SIGSEGV, SIGBUS), and the one by which
+//! other threads get a vCPU out of translated code.
 //!
 //! Divide errors, unmasked floating-point exceptions and misaligned vector operands reach us as
 //! signals. The handler only notes where, and continues at the shared `trap` code, which leaves
@@ -6,8 +7,14 @@
 //! A SIGSEGV can also be a page that its window does not show yet: `fault` asks for it first.
 //! Signals from anywhere else go to whoever handled them before.
 //!
+//! A kick takes so much off the budget that the next poll leaves: in R9 if translated or shared
+//! code runs, and in the state page, where R9 comes from after a call out of such code. One of the
+//! two counts, whatever the moment; what is taken off is given back by whoever reads the budget
+//! ([`was_kicked`]).
+//!
 //! Invariant: while translated code runs, RSP is the guest's, so the thread has an alternate stack
-//! (SS_AUTODISARM: a guest RSP may look like lying in it) and all other signals are blocked.
+//! (SS_AUTODISARM: a guest RSP may look like lying in it) and all other signals are blocked. R9 is
+//! the budget in all translated code; in shared code it is, or nobody needs it.
 
 use std::cell::Cell;
 use std::ptr;
@@ -15,25 +22,35 @@ use std::sync::OnceLock;
 
 use super::state::NativeState;
 
-/// What the handler must know of the thread's vCPU.
-#[derive(Clone, Copy)]
-struct Range {
-    start: u64,
-    end: u64,
-    trap: u64,
-    fault: u64,
-    state: *mut NativeState,
-}
-
-/// Where translated code lies, and what its signals lead to.
+/// Where a vCPU's code lies, and what its signals lead to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guards {
-    pub(crate) start: u64,
+    /// Where the code that all blocks share begins.
+    pub(crate) shared: u64,
+    /// Where blocks begin.
+    pub(crate) blocks: u64,
+    /// Where they end.
     pub(crate) end: u64,
     /// Code that leaves for the interpreter.
     pub(crate) trap: u64,
     /// Code that asks for the memory that could not be accessed.
     pub(crate) fault: u64,
+}
+
+/// What the handlers must know of the thread's vCPU.
+#[derive(Clone, Copy)]
+struct Range {
+    guards: Guards,
+    state: *mut NativeState,
+}
+
+/// What a kick takes off the budget: more than any budget.
+pub(crate) const KICKED: i64 = 1 << 60;
+
+/// Whether a kick came since this budget was given.
+#[inline]
+pub(crate) fn was_kicked(budget: i64) -> bool {
+    budget < -(KICKED / 2)
 }
 
 thread_local! {
@@ -48,7 +65,7 @@ const SS_AUTODISARM: i32 = 1 << 31;
 
 static PREVIOUS: OnceLock<[libc::sigaction; 3]> = OnceLock::new();
 
-/// While this lives, signals raised between `start` and `end` on this thread leave the block.
+/// While this lives, signals raised by blocks on this thread leave the block.
 pub(crate) struct Guarded {
     before: Option<Range>,
 }
@@ -60,8 +77,7 @@ impl Guarded {
             prepare_thread();
             READY.set(true);
         }
-        let Guards { start, end, trap, fault } = guards;
-        Self { before: RANGE.replace(Some(Range { start, end, trap, fault, state })) }
+        Self { before: RANGE.replace(Some(Range { guards, state })) }
     }
 }
 
@@ -74,6 +90,7 @@ impl Drop for Guarded {
 /// Installs the handlers once for the process.
 pub(crate) fn install() {
     PREVIOUS.get_or_init(|| {
+        install_kick();
         SIGNALS.map(|signal| {
             // SAFETY: zeroed `sigaction`s are valid; the handler is async-signal-safe: it reads a
             // thread-local without destructor and writes the context it is given.
@@ -83,11 +100,62 @@ pub(crate) fn install() {
                 action.sa_sigaction = handler as *const () as usize;
                 action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
                 libc::sigemptyset(&mut action.sa_mask);
+                // A kick waits until the handler has returned: R9 is the budget again then.
+                libc::sigaddset(&mut action.sa_mask, kick_signal());
                 libc::sigaction(signal, &action, &mut previous);
                 previous
             }
         })
     });
+}
+
+/// The third real-time signal: the first is the C library's favourite for users, the second the
+/// KVM engine's.
+fn kick_signal() -> i32 {
+    libc::SIGRTMIN() + 2
+}
+
+fn install_kick() {
+    // SAFETY: a zeroed `sigaction` is valid; the handler is async-signal-safe, as is the others'.
+    // SA_RESTART keeps a late kick from ending system calls.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = kicked as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        libc::sigfillset(&mut action.sa_mask);
+        libc::sigaction(kick_signal(), &action, ptr::null_mut())
+    };
+    assert_eq!(result, 0, "sigaction of a real-time signal cannot fail");
+}
+
+/// Names this thread to [`kick`].
+pub(crate) fn this_thread() -> i32 {
+    // SAFETY: gettid has no precondition.
+    unsafe { libc::gettid() }
+}
+
+/// Makes a thread of this process leave translated code at its next poll.
+pub(crate) fn kick(thread: i32) {
+    // SAFETY: plain numbers. Should the thread have ended, nobody gets the signal or somebody whose
+    // handler finds no vCPU.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+}
+
+unsafe extern "C" fn kicked(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some(range) = RANGE.get() else { return };
+    // SAFETY: the kernel passes a valid context to SA_SIGINFO handlers.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let pc = registers[libc::REG_RIP as usize] as u64;
+    let take_off = |budget: i64| if was_kicked(budget) { budget } else { budget - KICKED };
+    // SAFETY: `Guarded` keeps the state alive, and its thread is interrupted here.
+    unsafe {
+        let budget = &raw mut (*range.state).budget;
+        budget.write_volatile(take_off(budget.read_volatile()));
+    }
+    if (range.guards.shared..range.guards.end).contains(&pc) {
+        let r9 = &mut registers[libc::REG_R9 as usize];
+        *r9 = take_off(*r9);
+    }
 }
 
 /// Gives the thread an alternate stack and blocks what could interrupt translated code otherwise.
@@ -104,7 +172,8 @@ fn prepare_thread() {
         libc::sigaltstack(&stack, ptr::null_mut());
         let mut mask: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut mask);
-        for signal in SIGNALS.into_iter().chain([libc::SIGILL, libc::SIGTRAP, libc::SIGABRT]) {
+        let own = [kick_signal(), libc::SIGILL, libc::SIGTRAP, libc::SIGABRT];
+        for signal in SIGNALS.into_iter().chain(own) {
             libc::sigdelset(&mut mask, signal);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, &mask, ptr::null_mut());
@@ -116,8 +185,7 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let pc = registers[libc::REG_RIP as usize] as u64;
     if let Some(range) = RANGE.get()
-        && pc >= range.start
-        && pc < range.end
+        && (range.guards.blocks..range.guards.end).contains(&pc)
     {
         // SAFETY: `Guarded` keeps the state alive, and its thread is interrupted here.
         unsafe {
@@ -125,7 +193,8 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
             (*range.state).trap_flags = registers[libc::REG_EFL as usize] as u64;
             (*range.state).trap_address = (*info).si_addr() as u64;
         }
-        let to = if signal == libc::SIGSEGV { range.fault } else { range.trap };
+        let Guards { fault, trap, .. } = range.guards;
+        let to = if signal == libc::SIGSEGV { fault } else { trap };
         registers[libc::REG_RIP as usize] = to as i64;
         return;
     }

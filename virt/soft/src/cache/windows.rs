@@ -243,6 +243,12 @@ impl Windows {
         }
     }
 
+    /// Hides every page that is shown writable.
+    pub(crate) fn protect_all(&mut self) {
+        let pages: Vec<u64> = self.writable.keys().copied().collect();
+        pages.into_iter().for_each(|ram| self.protect(ram));
+    }
+
     /// A context's translations were flushed.
     pub(crate) fn flush(&mut self, context: usize) {
         self.contexts[context].stale = !self.contexts[context].pages.is_empty();

@@ -45,6 +45,14 @@ impl CodeMapping {
         self.executable.as_ptr()
     }
 
+    /// Four bytes.
+    #[cfg(test)]
+    pub(crate) fn read(&self, at: usize) -> [u8; 4] {
+        assert!(at + 4 <= self.length, "code is read inside its mapping");
+        // SAFETY: within the writable mapping, as just checked; its owner's thread is here.
+        unsafe { self.writable.as_ptr().add(at).cast::<[u8; 4]>().read() }
+    }
+
     /// Writes bytes, which must not be running.
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         let inside = at.checked_add(bytes.len()).is_some_and(|end| end <= self.length);

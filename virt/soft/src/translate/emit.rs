@@ -8,7 +8,7 @@ use super::flags::{Place, Recipe, serves};
 use super::group::{self, Groups, Value, Values};
 use super::path::{self, Path};
 use super::registers::BUDGET;
-use super::site::{Link, NO_OP, Site, SiteKind};
+use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
 
 /// Longest block, in instructions.
@@ -408,7 +408,6 @@ impl Emitter<'_> {
             block: self.numbers.block,
             offset,
             executed: executed as u16,
-            op: NO_OP,
             flags: self.place,
         });
         self.numbers.first_site + self.sites.len() as u32 - 1

@@ -161,7 +161,7 @@ impl Recipe {
 }
 
 /// Where the flags are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     /// In the host's flags; perhaps with a recipe, perhaps saved as well.
     Native { recipe: Option<Recipe>, saved: bool },

@@ -46,4 +46,4 @@ mod tests;
 mod window;
 
 pub(crate) use emit::{Numbers, Source, Tools, translate};
-pub(crate) use site::{Link, NO_OP, Site, SiteKind};
+pub(crate) use site::{Link, Site, SiteKind};

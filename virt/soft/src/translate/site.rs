@@ -28,11 +28,8 @@ pub(crate) enum SiteKind {
     Trap,
 }
 
-/// No decoded instruction yet.
-pub(crate) const NO_OP: u32 = u32::MAX;
-
-/// A place where a block can be left.
-#[derive(Clone, Copy, Debug)]
+/// A place where a block can be left. Kept packed: see `vcpu::sites`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Site {
     pub(crate) kind: SiteKind,
     /// The block, by number.
@@ -41,8 +38,6 @@ pub(crate) struct Site {
     pub(crate) offset: i32,
     /// Instructions of the block executed and not yet taken off the budget.
     pub(crate) executed: u16,
-    /// The instruction decoded for the interpreter, by number; `NO_OP` until it was needed.
-    pub(crate) op: u32,
     /// Where the status flags are.
     pub(crate) flags: Place,
 }

@@ -106,21 +106,13 @@ impl SoftVcpu {
         if self.cpu.mode == Mode::Long { linear } else { linear & 0xffff_ffff }
     }
 
-    /// From here on, writes to this page are seen.
-    pub(super) fn watch_code_page(&mut self, page: u64) {
-        if self.cpu.bus.memory.code().set(page) {
-            self.cpu.bus.tlb.protect_ram_page(RamOffset(page << 12));
-            self.shared.announce_code(self.own.index, page);
-        }
-    }
-
     fn decode_block(
         &mut self,
         linear: u64,
         ram: RamOffset,
         size: CodeSize,
     ) -> Result<Code, Exception> {
-        self.watch_code_page(ram.0 >> 12);
+        self.cpu.bus.watch_code_page(ram.0 >> 12);
         let mut bytes = [0; 4096];
         let left = 4096 - (ram.0 & 0xfff) as usize;
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
@@ -153,7 +145,7 @@ impl SoftVcpu {
         let Some(second) = self.second_page(linear)? else {
             return self.decode_from_device(linear, size);
         };
-        self.watch_code_page(second);
+        self.cpu.bus.watch_code_page(second);
         let mut bytes = [0; 15];
         let left = (4096 - (ram.0 & 0xfff) as usize).min(15);
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);

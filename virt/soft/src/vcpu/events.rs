@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use engine::{EventKind, Exit, ShutdownCause};
 use irqchip::Deadline;
-use memory::RamOffset;
 use x86::{Activity, Flags};
 
 use super::SoftVcpu;
@@ -44,12 +43,10 @@ impl SoftVcpu {
     }
 
     fn take_code_messages(&mut self) {
-        let (stale, protect) = self.own.take_code_work();
-        for page in stale {
-            self.drop_code(page);
-        }
-        for page in protect {
-            self.cpu.bus.tlb.protect_ram_page(RamOffset(page << 12));
+        self.cpu.bus.protect_pages();
+        match self.own.take_stale().listed() {
+            Some(pages) => pages.into_iter().for_each(|page| self.drop_code(page)),
+            None => self.drop_all_code(),
         }
     }
 
@@ -67,6 +64,13 @@ impl SoftVcpu {
         self.cache.drop_page(page);
         if let Some(native) = &mut self.native {
             native.drop_page(page, &mut self.cpu.bus.tlb);
+        }
+    }
+
+    fn drop_all_code(&mut self) {
+        self.cache.clear();
+        if let Some(native) = &mut self.native {
+            native.clear(&mut self.cpu.bus.tlb);
         }
     }
 
@@ -130,7 +134,7 @@ impl SoftVcpu {
     fn acknowledge(&mut self) -> Option<u8> {
         let external = self.own.lapic().external_interrupt();
         if external {
-            let vector = self.cpu.bus.machine().and_then(|io| io.acknowledge_pic());
+            let vector = self.cpu.bus.with_io(|io| io.acknowledge_pic()).flatten();
             self.own.lapic().acknowledge_external();
             if vector.is_some() {
                 return vector;
@@ -197,12 +201,12 @@ impl SoftVcpu {
                         if self.shared.enter_dead_halt() {
                             return Some(Exit::Halted);
                         }
-                        self.own.sleep(None);
+                        self.sleep(None);
                         self.shared.leave_dead_halt();
                         continue;
                     }
                     if !self.cpu.bus.is_virtual() {
-                        self.own.sleep(self.until_timer());
+                        self.sleep(self.until_timer());
                     } else if let Some(exit) = self.skip_idle_time() {
                         return Some(exit);
                     }
@@ -211,11 +215,17 @@ impl SoftVcpu {
                     if self.shared.enter_dead_halt() {
                         return Some(Exit::Halted);
                     }
-                    self.own.sleep(None);
+                    self.sleep(None);
                     self.shared.leave_dead_halt();
                 }
             }
         }
+    }
+
+    pub(super) fn sleep(&mut self, at_most: Option<Duration>) {
+        self.own.presence.go_outside();
+        self.own.sleep(at_most);
+        self.cpu.bus.come_inside();
     }
 
     fn until_timer(&self) -> Option<Duration> {

@@ -15,7 +15,7 @@ use crate::cache::layout::LINKS;
 use crate::translate::asm::{Asm, Mem};
 use crate::translate::flags::Place;
 use crate::translate::registers::S1;
-use crate::translate::{NO_OP, Site, SiteKind};
+use crate::translate::{Site, SiteKind};
 
 /// A block's gate.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,6 @@ impl Library {
     /// run when the others cannot.
     pub(super) fn siblings(&self, block: u32) -> Vec<u32> {
         let key = self.block(block).key;
-        let on_page = self.by_page.get(&(key.ram >> 12)).cloned().unwrap_or_default();
         let is_sibling = |&number: &u32| {
             let other = self.block(number).key;
             other.ram == key.ram
@@ -41,38 +40,29 @@ impl Library {
                 && other.gates.grouped
                 && !other.gates.path
         };
-        on_page.into_iter().filter(is_sibling).collect()
+        self.on_page(key.ram >> 12).iter().copied().filter(is_sibling).collect()
     }
 
     /// The gate of a block, which gets one if it has none. Only while the library is not full.
     pub(super) fn gate(&mut self, number: u32, tlb: &mut Tlb) -> Gate {
-        if let Some(gate) = self.block(number).gate {
+        if let Some(gate) = self.block(number).gate() {
             return gate;
         }
-        let key = self.block(number).key;
-        let site = self.sites.len() as u32;
-        self.sites.push(Site {
+        let site = Site {
             kind: SiteKind::Hot,
             block: number,
-            offset: (key.ram & 0xfff) as i32,
+            offset: (self.block(number).key.ram & 0xfff) as i32,
             executed: 0,
-            op: NO_OP,
             flags: Place::Native { recipe: None, saved: false },
-        });
-        let slot = self.slots;
-        let place = self.code.next();
-        let mut asm = Asm::default();
-        asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
-        let leave = place + asm.here() as u32;
-        asm.constant(S1, u64::from(site));
-        let from = asm.jmp();
-        asm.land_far(from, i64::from(self.stubs.leave_native) - i64::from(place));
-        self.code.add(&asm.bytes, &[]);
-        tlb.add_slot(slot, self.body(number));
-        self.slots = slot + 1;
-        let gate = Gate { place, leave, slot };
-        self.blocks[number as usize].as_mut().expect("just asked").gate = Some(gate);
-        self.repatch(number);
-        gate
+        };
+        self.add_gate(number, &site, tlb, |stubs, place, slot, site| {
+            let mut asm = Asm::default();
+            asm.jmp_mem(Mem::Gs((LINKS as u32 + slot * 8) as i32));
+            let leave = asm.here() as u32;
+            asm.constant(S1, u64::from(site));
+            let from = asm.jmp();
+            asm.land_far(from, i64::from(stubs.leave_native) - i64::from(place));
+            (asm.bytes, leave)
+        })
     }
 }

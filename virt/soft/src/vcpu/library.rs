@@ -1,11 +1,17 @@
 //! Translated blocks of one vCPU: found by place in RAM, linked with one another, dropped when
-//! their code changes or code memory is full.
+//! their code changes or their region of code memory is needed again.
+//!
+//! Code memory is filled region by region, the oldest making way for the next. All that belongs to
+//! a region's blocks (sites, links, slots, what their instructions were decoded to) is numbered
+//! within it and goes with it, so nothing grows for longer than a region is filled. Only then, too,
+//! the numbers of blocks go that were dropped before.
 //!
 //! Invariant: nothing leads to a dropped block: jumps and slots of every context are forgotten,
 //! patched branches go back to their stubs.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::ops::Range;
 use std::sync::Arc;
 
 use engine::EngineError;
@@ -13,6 +19,7 @@ use iced_x86::Instruction;
 use interp::Op;
 
 use super::gate::Gate;
+use super::sites::Sites;
 use crate::block::Mix;
 use crate::bus::SoftBus;
 use crate::bus::tlb::Tlb;
@@ -22,18 +29,24 @@ use crate::cache::signal::Guards;
 use crate::translate::facts::Gates;
 use crate::translate::flags::Recipe;
 use crate::translate::stubs::{Stubs, shared};
-use crate::translate::{Link, NO_OP, Numbers, Site, Source, Tools, translate};
+use crate::translate::{Link, Numbers, Site, Source, Tools, translate};
 
-/// Bound on translated code.
-pub(crate) const CODE_BYTES: usize = 64 << 20;
-/// Of it, for code that runs often; the rest is for ways out.
-const HOT_BYTES: usize = 40 << 20;
+/// Of code memory, the eighths for code that runs often; the rest is for ways out.
+const HOT_EIGHTHS: usize = 5;
+/// Regions that code memory is dropped by.
+const REGIONS: usize = 8;
 /// More than any block needs.
-const BLOCK_RESERVE: usize = 512 << 10;
+const BLOCK_RESERVE: usize = 192 << 10;
 /// Slots one block can have (where ways of its last branch leave the page), and its gate.
 const SLOTS_PER_BLOCK: usize = 4;
+/// Slots of a region.
+const SLOTS: u32 = (LINK_SLOTS / REGIONS) as u32;
+/// A number's place within its region.
+const INDEX_BITS: u32 = 24;
+/// The end of a list.
+const NONE: u32 = u32::MAX;
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
+type Map<V> = HashMap<u64, V, BuildHasherDefault<Mix>>;
 
 /// What a block is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,85 +60,134 @@ pub(super) struct Key {
     pub(super) entry: Option<Recipe>,
 }
 
-impl Hash for Key {
-    /// The place says nearly everything; few blocks share one.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.ram << 1 | u64::from(self.entry.is_some()));
-    }
-}
-
 /// A translated block.
 #[derive(Debug)]
 pub(super) struct NativeBlock {
     pub(super) key: Key,
-    /// Place in code memory.
-    pub(super) place: u32,
     /// Page of RAM its only instruction ends in, if that is another.
     pub(super) second: Option<u64>,
+    /// Place in code memory.
+    place: u32,
+    /// Another block at the same place in RAM.
+    next: u32,
+    /// The first of the links patched to lead here.
+    incoming: u32,
     /// Guest instructions, without one at the end that the interpreter executes.
     instructions: u16,
     /// Worth another block for those who know how the flags were made.
     pub(super) saves_entry: bool,
+    live: bool,
+    extra: Option<Box<Extra>>,
+}
+
+/// What few blocks have.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
     /// A path's linear pages with their pages of RAM; empty for other blocks.
     pub(super) pages: Box<[(u64, u64)]>,
     /// A path's instructions, by linear address, where lockstep asks for them.
     pub(super) steps: Option<Arc<[u64]>>,
-    traps: Box<[(u32, u32)]>,
-    /// Links patched to lead here.
-    pub(super) incoming: Vec<u32>,
     /// Code that others enter through, if a superblock may stand for the block.
     pub(super) gate: Option<Gate>,
 }
 
 impl NativeBlock {
+    /// A path's linear pages with their pages of RAM; none for other blocks.
+    pub(super) fn pages(&self) -> &[(u64, u64)] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.pages)
+    }
+
+    /// A path's instructions, by linear address, where lockstep asks for them.
+    pub(super) fn steps(&self) -> Option<Arc<[u64]>> {
+        self.extra.as_ref()?.steps.clone()
+    }
+
+    /// Code that others enter through.
+    pub(super) fn gate(&self) -> Option<Gate> {
+        self.extra.as_ref()?.gate
+    }
+
     /// Where others enter.
-    pub(super) fn entrance(&self) -> u32 {
-        self.gate.map_or(self.place, |gate| gate.place)
+    fn entrance(&self) -> u32 {
+        self.gate().map_or(self.place, |gate| gate.place)
     }
 
     /// The pages of RAM it was made from.
-    fn ram_pages(&self) -> impl Iterator<Item = u64> + '_ {
-        let first = self.key.ram >> 12;
-        let others = self.pages.iter().map(|page| page.1).filter(move |&page| page != first);
-        std::iter::once(first).chain(self.second).chain(others)
+    fn ram_pages(&self) -> Vec<u64> {
+        let mut pages = vec![self.key.ram >> 12];
+        pages.extend(self.second);
+        for &(_, ram) in self.pages() {
+            if !pages.contains(&ram) {
+                pages.push(ram);
+            }
+        }
+        pages
+    }
+}
+
+/// A link, and where it stands on the list of those that lead to the same block.
+struct Linked {
+    link: Link,
+    /// It is on one.
+    patched: bool,
+    next: u32,
+}
+
+/// What belongs to one region of code memory, by number within it.
+#[derive(Default)]
+struct Region {
+    /// In the order of their places.
+    blocks: Vec<NativeBlock>,
+    sites: Sites,
+    links: Vec<Linked>,
+    /// Instructions that the host may raise a signal on: place, site. Ascending.
+    traps: Vec<(u32, u32)>,
+    slots: u32,
+}
+
+impl Region {
+    fn clear(&mut self) {
+        self.blocks.clear();
+        self.sites.clear();
+        self.links.clear();
+        self.traps.clear();
+        self.slots = 0;
     }
 }
 
 /// All of a vCPU's translated code.
 pub(super) struct Library {
-    pub(super) code: CodeMemory,
-    pub(super) stubs: Stubs,
-    stubs_end: u32,
-    pub(super) blocks: Vec<Option<NativeBlock>>,
-    by_key: Map<Key, u32>,
-    pub(super) by_page: Map<u64, Vec<u32>>,
-    by_place: BTreeMap<u32, u32>,
-    pub(super) sites: Vec<Site>,
-    ops: Vec<Op<SoftBus>>,
-    pub(super) links: Vec<Link>,
-    pub(super) slots: u32,
+    code: CodeMemory,
+    stubs: Stubs,
+    regions: [Region; REGIONS],
+    /// The first block at each place in RAM.
+    by_ram: Map<u32>,
+    by_page: Map<Vec<u32>>,
     clears: u32,
     tools: Tools,
 }
 
+/// The number of what has this place in a region.
+pub(super) fn number(region: usize, index: usize) -> u32 {
+    (region as u32) << INDEX_BITS | index as u32
+}
+
+/// Region of a number, and its place there.
+pub(super) fn parts(number: u32) -> (usize, usize) {
+    ((number >> INDEX_BITS) as usize, (number & ((1 << INDEX_BITS) - 1)) as usize)
+}
+
 impl Library {
-    pub(super) fn new() -> Result<Self, EngineError> {
-        let mut code = CodeMemory::new(CODE_BYTES, HOT_BYTES)?;
-        let (bytes, stubs) = shared(std::arch::is_x86_feature_detected!("avx"));
-        code.add(&bytes, &[]);
-        let stubs_end = code.next();
+    /// Room for so many bytes of code.
+    pub(super) fn new(bytes: usize) -> Result<Self, EngineError> {
+        let length = bytes.next_multiple_of(4096);
+        let (common, stubs) = shared(std::arch::is_x86_feature_detected!("avx"));
         Ok(Self {
-            code,
+            code: CodeMemory::new(length, length / 8 * HOT_EIGHTHS, REGIONS, &common)?,
             stubs,
-            stubs_end,
-            blocks: Vec::new(),
-            by_key: Map::default(),
+            regions: Default::default(),
+            by_ram: Map::default(),
             by_page: Map::default(),
-            by_place: BTreeMap::new(),
-            sites: Vec::new(),
-            ops: Vec::new(),
-            links: Vec::new(),
-            slots: 0,
             clears: 0,
             tools: Tools::new(),
         })
@@ -136,11 +198,12 @@ impl Library {
         self.code.address(self.stubs.enter)
     }
 
-    /// Addresses that blocks can have, and of the code a signal handler continues at.
+    /// What signal handlers must know of the code.
     pub(super) fn guards(&self) -> Guards {
         Guards {
-            start: self.code.address(self.stubs_end),
-            end: self.code.address(CODE_BYTES as u32),
+            shared: self.code.address(0),
+            blocks: self.code.address(self.code.start()),
+            end: self.code.end(),
             trap: self.code.address(self.stubs.trap),
             fault: self.code.address(self.stubs.fault),
         }
@@ -148,16 +211,56 @@ impl Library {
 
     /// The block of a key.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
-        self.by_key.get(key).copied()
+        let mut at = *self.by_ram.get(&key.ram)?;
+        while at != NONE {
+            let block = self.block(at);
+            if block.key == *key {
+                return Some(at);
+            }
+            at = block.next;
+        }
+        None
     }
 
     pub(super) fn block(&self, block: u32) -> &NativeBlock {
-        self.blocks[block as usize].as_ref().expect("numbers in use name live blocks")
+        let (region, index) = parts(block);
+        &self.regions[region].blocks[index]
     }
 
-    /// Host address of a block's code.
+    fn block_mut(&mut self, block: u32) -> &mut NativeBlock {
+        let (region, index) = parts(block);
+        &mut self.regions[region].blocks[index]
+    }
+
+    /// What few blocks have.
+    pub(super) fn extra(&mut self, block: u32) -> &mut Extra {
+        self.block_mut(block).extra.get_or_insert_default()
+    }
+
+    /// Whether a number still names a block, no region having been dropped.
+    pub(super) fn is_live(&self, block: u32) -> bool {
+        let (region, index) = parts(block);
+        self.regions[region].blocks.get(index).is_some_and(|block| block.live)
+    }
+
+    /// Live blocks made from a page of RAM.
+    pub(super) fn on_page(&self, page: u64) -> &[u32] {
+        self.by_page.get(&page).map_or(&[], |list| list)
+    }
+
+    /// Host address where others enter a block.
     pub(super) fn address(&self, block: u32) -> u64 {
         self.code.address(self.block(block).entrance())
+    }
+
+    /// Host address of a block's own code.
+    pub(super) fn body(&self, block: u32) -> u64 {
+        self.code.address(self.block(block).place)
+    }
+
+    /// Host address of a place.
+    pub(super) fn place_address(&self, place: u32) -> u64 {
+        self.code.address(place)
     }
 
     /// Guest instructions that a block executes itself.
@@ -165,50 +268,50 @@ impl Library {
         self.block(block).instructions
     }
 
-    pub(super) fn site(&self, site: u32) -> &Site {
-        &self.sites[site as usize]
+    pub(super) fn site(&self, site: u32) -> Site {
+        let (region, index) = parts(site);
+        self.regions[region].sites.get(index as u32)
     }
 
     /// The instruction at a site, decoded for the interpreter, if it was needed before.
-    pub(super) fn op(&self, site: &Site) -> Option<Op<SoftBus>> {
-        self.ops.get(site.op as usize).copied()
+    pub(super) fn op(&self, site: u32) -> Option<Op<SoftBus>> {
+        let (region, index) = parts(site);
+        self.regions[region].sites.op(index as u32)
     }
 
     /// Keeps the instruction at a site.
     pub(super) fn keep_op(&mut self, site: u32, op: Op<SoftBus>) {
-        self.sites[site as usize].op = self.ops.len() as u32;
-        self.ops.push(op);
+        let (region, index) = parts(site);
+        self.regions[region].sites.keep_op(index as u32, op);
     }
 
     /// Forgets every decoded instruction: what they refer to goes.
     pub(super) fn forget_ops(&mut self) {
-        self.ops.clear();
-        for site in &mut self.sites {
-            site.op = NO_OP;
-        }
+        self.regions.iter_mut().for_each(|region| region.sites.forget_ops());
     }
 
     /// The site of an instruction that raised a signal.
     pub(super) fn trap_site(&self, pc: u64) -> Option<u32> {
         let place = self.code.place(pc)?;
-        let (_, &block) = self.by_place.range(..=place).next_back()?;
-        let block = self.block(block);
-        let offset = place - block.place;
-        let found = block.traps.binary_search_by_key(&offset, |trap| trap.0).ok()?;
-        Some(block.traps[found].1)
+        let traps = &self.regions.get(self.code.region(place))?.traps;
+        let found = traps.binary_search_by_key(&place, |trap| trap.0).ok()?;
+        Some(traps[found].1)
     }
 
-    /// Whether everything must be dropped before another block is translated.
+    /// Whether other code must be dropped before another block is translated.
     pub(super) fn is_full(&self) -> bool {
         !self.has_slots(SLOTS_PER_BLOCK)
     }
 
     /// Whether a block of any size finds room, with so many slots.
     pub(super) fn has_slots(&self, count: usize) -> bool {
-        self.code.has(BLOCK_RESERVE) && self.slots as usize + count <= LINK_SLOTS
+        let region = &self.regions[self.code.current()];
+        self.code.has(BLOCK_RESERVE)
+            && region.slots + count as u32 <= SLOTS
+            && !region.sites.is_full()
     }
 
-    /// How often everything was dropped: numbers from before mean nothing after.
+    /// How often code was dropped by regions: numbers from before may mean something else after.
     pub(super) fn clears(&self) -> u32 {
         self.clears
     }
@@ -227,69 +330,86 @@ impl Library {
             // A page-crossing instruction whose second page is another one now.
             self.drop_block(old, tlb);
         }
-        let number = self.blocks.len() as u32;
+        let current = self.code.current();
+        let region = &mut self.regions[current];
+        let block = number(current, region.blocks.len());
         let place = self.code.next();
         let numbers = Numbers {
-            block: number,
-            first_site: self.sites.len() as u32,
-            first_link: self.links.len() as u32,
-            first_slot: self.slots,
+            block,
+            first_site: number(current, region.sites.len() as usize),
+            first_link: number(current, region.links.len()),
+            first_slot: slots(current).start + region.slots,
             place,
             cold_place: self.code.next_cold(),
         };
         let draft = translate(source, numbers, &self.stubs, &mut self.tools, announced);
         self.code.add(&draft.code, &draft.cold);
-        self.sites.extend_from_slice(&draft.sites);
-        for link in &draft.links {
+        for site in &draft.sites {
+            region.sites.push(site);
+        }
+        for &link in &draft.links {
             if let Some(slot) = link.slot {
                 tlb.add_slot(slot, self.code.address(link.stub));
-                self.slots = slot + 1;
+                region.slots += 1;
             }
+            region.links.push(Linked { link, patched: false, next: NONE });
         }
-        self.links.extend_from_slice(&draft.links);
-        self.by_key.insert(key, number);
-        self.by_place.insert(place, number);
-        let block = NativeBlock {
+        assert!(region.slots <= SLOTS, "a block has at most SLOTS_PER_BLOCK");
+        region.traps.extend(draft.traps.iter().map(|&(offset, site)| (place + offset, site)));
+        let has_pages = !pages.is_empty();
+        let made = NativeBlock {
             key,
-            place,
             second,
+            place,
+            next: self.by_ram.insert(key.ram, block).unwrap_or(NONE),
+            incoming: NONE,
             instructions: draft.instructions,
-            saves_entry: draft.saves_entry && pages.is_empty(),
-            pages: pages.into(),
-            traps: draft.traps.as_slice().into(),
-            incoming: Vec::new(),
-            steps: None,
-            gate: None,
+            saves_entry: draft.saves_entry && !has_pages,
+            live: true,
+            extra: has_pages.then(|| Box::new(Extra { pages: pages.into(), ..Extra::default() })),
         };
-        for page in block.ram_pages() {
-            self.by_page.entry(page).or_default().push(number);
+        for page in made.ram_pages() {
+            self.by_page.entry(page).or_default().push(block);
         }
-        self.blocks.push(Some(block));
+        region.blocks.push(made);
         self.tools.take_back(draft);
-        number
+        block
+    }
+
+    fn linked(&mut self, link: u32) -> &mut Linked {
+        let (region, index) = parts(link);
+        &mut self.regions[region].links[index]
+    }
+
+    /// A branch.
+    pub(super) fn link_at(&self, link: u32) -> Link {
+        let (region, index) = parts(link);
+        self.regions[region].links[index].link
     }
 
     /// How a branch's flags were made.
     pub(super) fn recipe(&self, link: u32) -> Option<Recipe> {
-        self.links[link as usize].recipe
+        self.link_at(link).recipe
     }
 
     /// Links a branch to a block at a linear address.
     pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
-        let Link { patch, slot, .. } = self.links[link as usize];
-        let Key { ram, .. } = self.block(to).key;
-        let target = self.block(to).entrance();
+        let &mut Linked { link: Link { patch, slot, .. }, patched, .. } = self.linked(link);
+        assert!(!patched, "a branch that is linked does not leave");
+        let &NativeBlock { key: Key { ram, .. }, incoming, .. } = self.block(to);
+        let place = self.block(to).entrance();
         if let Some(patch) = patch {
-            self.patch(patch, target);
-            let block = self.blocks[to as usize].as_mut().expect("just used");
-            block.incoming.push(link);
+            self.patch(patch, place);
+            let linked = self.linked(link);
+            (linked.next, linked.patched) = (incoming, true);
+            self.block_mut(to).incoming = link;
         }
         if let Some(slot) = slot {
-            tlb.set_link(slot, linear, ram >> 12, self.code.address(target));
+            tlb.set_link(slot, linear, ram >> 12, self.code.address(place));
         }
     }
 
-    pub(super) fn patch(&mut self, at: u32, target: u32) {
+    fn patch(&mut self, at: u32, target: u32) {
         let distance = target.wrapping_sub(at + 4);
         self.code.write(at, &distance.to_le_bytes());
     }
@@ -297,64 +417,161 @@ impl Library {
     /// Drops every block made from a page of RAM.
     pub(super) fn drop_page(&mut self, page: u64, tlb: &mut Tlb) {
         let Some(list) = self.by_page.remove(&page) else { return };
-        let mut gone = Vec::new();
+        let mut gone = Vec::with_capacity(list.len());
         list.into_iter().for_each(|block| self.take_out(block, &mut gone));
-        tlb.forget_code(|code| gone.contains(&code));
+        gone.sort_unstable();
+        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
     }
 
-    pub(super) fn drop_block(&mut self, number: u32, tlb: &mut Tlb) {
+    pub(super) fn drop_block(&mut self, block: u32, tlb: &mut Tlb) {
         let mut gone = Vec::new();
-        self.take_out(number, &mut gone);
+        self.take_out(block, &mut gone);
         tlb.forget_code(|code| gone.contains(&code));
     }
 
-    /// Takes a block out and its branches back; notes the addresses that jumps must forget.
+    /// Takes a block out and its branches back; notes the addresses that jumps and slots must
+    /// forget.
     fn take_out(&mut self, number: u32, gone: &mut Vec<u64>) {
-        let Some(block) = self.blocks[number as usize].take() else { return };
-        if self.by_key.get(&block.key) == Some(&number) {
-            self.by_key.remove(&block.key);
+        let block = self.block_mut(number);
+        if !std::mem::replace(&mut block.live, false) {
+            return;
         }
-        self.by_place.remove(&block.place);
-        for page in block.ram_pages() {
-            if let Some(list) = self.by_page.get_mut(&page) {
-                list.retain(|&other| other != number);
-            }
-        }
-        for link in block.incoming {
-            let Link { patch, stub, .. } = self.links[link as usize];
+        let &mut NativeBlock { key, place, next, .. } = block;
+        let pages = block.ram_pages();
+        let gate = block.extra.take().and_then(|extra| extra.gate);
+        let entries = gate.map_or([place; 3], |gate| [place, gate.place, gate.leave]);
+        gone.extend(entries.map(|place| self.code.address(place)));
+        let block = self.block_mut(number);
+        let mut incoming = std::mem::replace(&mut block.incoming, NONE);
+        while incoming != NONE {
+            let linked = self.linked(incoming);
+            let Link { patch, stub, .. } = linked.link;
+            (linked.patched, incoming) = (false, linked.next);
             self.patch(patch.expect("only patched links are noted"), stub);
         }
-        gone.push(self.code.address(block.place));
-        gone.extend(
-            block
-                .gate
-                .iter()
-                .flat_map(|gate| [gate.place, gate.leave].map(|place| self.code.address(place))),
-        );
+        self.take_off_list(key.ram, number, next);
+        for page in pages {
+            if let Some(list) = self.by_page.get_mut(&page) {
+                list.retain(|&other| other != number);
+                if list.is_empty() {
+                    self.by_page.remove(&page);
+                }
+            }
+        }
+    }
+
+    /// Gives a block a gate: code that is added with a site and a slot, whose numbers it names. Only
+    /// while the library is not full.
+    pub(super) fn add_gate(
+        &mut self,
+        block: u32,
+        site: &Site,
+        tlb: &mut Tlb,
+        code: impl FnOnce(&Stubs, u32, u32, u32) -> (Vec<u8>, u32),
+    ) -> Gate {
+        let current = self.code.current();
+        let region = &mut self.regions[current];
+        let site_number = number(current, region.sites.len() as usize);
+        region.sites.push(site);
+        let slot = slots(current).start + region.slots;
+        region.slots += 1;
+        let place = self.code.next();
+        let (bytes, leave) = code(&self.stubs, place, slot, site_number);
+        self.code.add(&bytes, &[]);
+        tlb.add_slot(slot, self.body(block));
+        let gate = Gate { place, leave: place + leave, slot };
+        self.extra(block).gate = Some(gate);
+        self.repatch(block);
+        gate
     }
 
     /// The patched jumps that lead to a block now lead to its entrance.
-    pub(super) fn repatch(&mut self, number: u32) {
-        let block = self.block(number);
-        let (to, incoming) = (block.entrance(), block.incoming.clone());
-        for link in incoming {
-            let patch = self.links[link as usize].patch.expect("only patched links are noted");
-            self.patch(patch, to);
+    fn repatch(&mut self, block: u32) {
+        let entrance = self.block(block).entrance();
+        let mut at = self.block(block).incoming;
+        while at != NONE {
+            let &mut Linked { link, next, .. } = self.linked(at);
+            self.patch(link.patch.expect("only patched links are noted"), entrance);
+            at = next;
+        }
+    }
+
+    /// Takes a block off the list of those at one place in RAM.
+    fn take_off_list(&mut self, ram: u64, number: u32, next: u32) {
+        let first = self.by_ram[&ram];
+        if first == number {
+            match next {
+                NONE => self.by_ram.remove(&ram),
+                next => self.by_ram.insert(ram, next),
+            };
+            return;
+        }
+        let mut at = first;
+        while self.block(at).next != number {
+            at = self.block(at).next;
+        }
+        self.block_mut(at).next = next;
+    }
+
+    /// Goes on to the next region, whose blocks make way.
+    pub(super) fn make_room(&mut self, tlb: &mut Tlb) {
+        let next = (self.code.current() + 1) % REGIONS;
+        self.empty(next, tlb);
+        self.code.begin(next);
+    }
+
+    /// Drops a region.
+    fn empty(&mut self, region: usize, tlb: &mut Tlb) {
+        self.clears += 1;
+        if self.regions[region].blocks.is_empty() && self.regions[region].slots == 0 {
+            return;
+        }
+        // First of all lists, so that none names what is no more.
+        self.forget_links_from(region);
+        // Of gates that lie in other regions: younger ones, so that no gate goes before its block.
+        let mut gone = Vec::new();
+        for index in 0..self.regions[region].blocks.len() {
+            self.take_out(number(region, index), &mut gone);
+        }
+        let code = self.code.addresses(region);
+        gone.retain(|address| !code.contains(address));
+        gone.sort_unstable();
+        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
+        tlb.forget_region(&self.code.addresses(region), &slots(region));
+        self.regions[region].clear();
+    }
+
+    /// Takes a region's links off the lists of all blocks.
+    fn forget_links_from(&mut self, region: usize) {
+        for owner in 0..REGIONS {
+            for index in 0..self.regions[owner].blocks.len() {
+                let mut at = self.regions[owner].blocks[index].incoming;
+                let mut kept = NONE;
+                while at != NONE {
+                    let linked = self.linked(at);
+                    let next = linked.next;
+                    if parts(at).0 != region {
+                        linked.next = kept;
+                        kept = at;
+                    }
+                    at = next;
+                }
+                self.regions[owner].blocks[index].incoming = kept;
+            }
         }
     }
 
     /// Drops everything.
     pub(super) fn clear(&mut self, tlb: &mut Tlb) {
-        self.code.truncate(self.stubs_end);
-        self.blocks.clear();
-        self.by_key.clear();
-        self.by_page.clear();
-        self.by_place.clear();
-        self.sites.clear();
-        self.ops.clear();
-        self.links.clear();
-        self.slots = 0;
-        self.clears += 1;
-        tlb.forget_all_code();
+        (0..REGIONS).for_each(|region| self.empty(region, tlb));
+        self.code.begin(0);
     }
 }
+
+/// The slots of a region.
+fn slots(region: usize) -> Range<u32> {
+    region as u32 * SLOTS..(region as u32 + 1) * SLOTS
+}
+
+#[cfg(test)]
+mod tests;

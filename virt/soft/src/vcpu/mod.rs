@@ -8,6 +8,7 @@ mod library;
 mod native;
 mod run;
 mod sides;
+mod sites;
 mod superblock;
 mod virtual_time;
 
@@ -69,7 +70,7 @@ impl SoftVcpu {
             cpu: Cpu::new(CpuState::reset(index), bus),
             cache: BlockCache::new(),
             decoded: Vec::new(),
-            native: native_library(shared.execution)?,
+            native: native_library(&shared)?,
             announced: Announced::new(),
             checking: shared.execution == Execution::Check,
             ungrouped: false,
@@ -89,12 +90,12 @@ impl SoftVcpu {
 }
 
 /// Room for translated code, if the host lets user space use GS as it needs.
-fn native_library(execution: Execution) -> Result<Option<Library>, EngineError> {
-    if execution == Execution::Interpret || !crate::cache::enter::has_fsgsbase() {
+fn native_library(shared: &Shared) -> Result<Option<Library>, EngineError> {
+    if shared.execution == Execution::Interpret || !crate::cache::enter::has_fsgsbase() {
         return Ok(None);
     }
     crate::cache::signal::install();
-    Library::new().map(Some)
+    Library::new(shared.code_bytes).map(Some)
 }
 
 /// Takes the borrowed `GuestIo` back whatever way `run` is left.
@@ -103,6 +104,7 @@ struct Lent<'a>(&'a mut SoftVcpu);
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         self.0.cpu.bus.io.take_back();
+        self.0.own.presence.go_outside();
     }
 }
 
@@ -111,6 +113,7 @@ impl Vcpu for SoftVcpu {
         self.cpu.bus.io.lend(io);
         let lent = Lent(self);
         let _guard = lent.0.guard();
+        lent.0.cpu.bus.begin_run();
         let exit = lent.0.run_until(until);
         lent.0.cpu.bus.publish_time();
         Ok(exit)

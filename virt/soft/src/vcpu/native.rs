@@ -4,6 +4,7 @@
 //! Whatever a block leaves for, the guest's state is whole again before anything else happens.
 
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use engine::Exit;
 use interp::cpu::Mode;
@@ -20,7 +21,7 @@ use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
 use crate::cache::miss::{miss, window_fault};
-use crate::cache::signal::Guarded;
+use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::stubs::TRAP_SITE;
@@ -43,7 +44,7 @@ pub(super) struct PendingLink {
     target: u64,
     /// The context's area.
     context: u64,
-    /// How often everything had been dropped then.
+    /// How often a region of code had been dropped then.
     clears: u32,
 }
 
@@ -112,7 +113,7 @@ impl SoftVcpu {
         };
         let native = self.native.as_ref().expect("asked before");
         let instructions = usize::from(native.instructions(block));
-        let (code, steps) = (native.body(block), native.block(block).steps.clone());
+        let (code, steps) = (native.body(block), native.block(block).steps());
         Some(self.run_checked(code, instructions, steps.as_deref()))
     }
 
@@ -179,7 +180,7 @@ impl SoftVcpu {
     }
 
     fn translate_block(&mut self, linear: u64, ram: RamOffset, key: Key) -> Option<u32> {
-        self.watch_code_page(ram.0 >> 12);
+        self.cpu.bus.watch_code_page(ram.0 >> 12);
         let left = 4096 - (ram.0 & 0xfff) as usize;
         let mut bytes = [0; 4096 + 16];
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
@@ -188,7 +189,7 @@ impl SoftVcpu {
         if left < 15 && crosses(&bytes[..left]) {
             let next = self.fetched((linear & !0xfff).wrapping_add(0x1000))?;
             let page = RamOffset(next.0 & !0xfff);
-            self.watch_code_page(page.0 >> 12);
+            self.cpu.bus.watch_code_page(page.0 >> 12);
             self.cpu.bus.memory.read_bytes(page, &mut bytes[left..left + 15]);
             available = left + 15;
             second = Some(page);
@@ -208,7 +209,7 @@ impl SoftVcpu {
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut().expect("asked before");
         if native.is_full() {
-            native.clear(&mut bus.tlb);
+            native.make_room(&mut bus.tlb);
         }
         let cpuid = &bus.shared.cpuid;
         let announced = &mut self.announced;
@@ -285,7 +286,20 @@ impl SoftVcpu {
         state.entry = code;
         self.native_budget = budget as i64;
         self.offer_sides();
-        enter(enter_at, gs_base)
+        if self.cpu.bus.is_virtual() {
+            // The budget tells the time: nobody else may change it.
+            return enter(enter_at, gs_base);
+        }
+        let presence = &self.own.presence;
+        presence.set_translated(true);
+        // Before this look a signal may have come that changed the old budget, not this one.
+        compiler_fence(Ordering::SeqCst);
+        if self.own.attention.load(Ordering::Relaxed) != 0 {
+            self.cpu.bus.tlb.state().budget -= KICKED;
+        }
+        let site = enter(enter_at, gs_base);
+        presence.set_translated(false);
+        site
     }
 
     /// Lets signals raised by translated code leave it, while the result lives.
@@ -324,11 +338,12 @@ impl SoftVcpu {
         } else {
             number
         };
-        let mut site = *native.site(number);
+        let mut site = native.site(number);
         let page = native.block(site.block).key.page;
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
-        let used = self.native_budget - state.budget + executed;
+        let left = state.budget + if was_kicked(state.budget) { KICKED } else { 0 };
+        let used = self.native_budget - left + executed;
         self.cpu.bus.retired += used as u64;
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {
@@ -381,7 +396,7 @@ impl SoftVcpu {
             SiteKind::Hot => self.record_superblock(site.block, rip),
             SiteKind::Window { .. } => {
                 self.open_window_at(rip);
-                self.interpret_at(number, site)
+                self.interpret_at(number)
             }
             SiteKind::Link(_) if self.counts_exit(site.block, rip) => None,
             SiteKind::Elsewhere { link, .. } => {
@@ -405,15 +420,15 @@ impl SoftVcpu {
                 None
             }
             SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => {
-                self.interpret_at(number, site)
+                self.interpret_at(number)
             }
         }
     }
 
     /// Interprets the one instruction at a site.
-    fn interpret_at(&mut self, number: u32, site: &Site) -> Option<Exit> {
+    fn interpret_at(&mut self, number: u32) -> Option<Exit> {
         let native = self.native.as_ref().expect("it just ran");
-        let op = match native.op(site) {
+        let op = match native.op(number) {
             Some(op) => op,
             None => {
                 let clears = native.clears();
@@ -442,7 +457,7 @@ impl SoftVcpu {
         None
     }
 
-    /// Links a branch that was left through, unless everything was dropped since.
+    /// Links a branch that was left through, unless code was dropped since.
     #[cold]
     fn link(&mut self, link: PendingLink, linear: u64) {
         let PendingLink { link, target, context, clears } = link;
@@ -451,7 +466,7 @@ impl SoftVcpu {
             return;
         }
         let current = |vcpu: &Self| vcpu.native.as_ref().expect("asked before").clears() == clears;
-        // When full, the next translation drops everything: the code to be run now, too.
+        // When full, the next translation drops a region: perhaps that of the code to be run now.
         if !current(self) || self.native.as_ref().is_some_and(Library::is_full) {
             return;
         }

@@ -163,7 +163,7 @@ impl SoftVcpu {
         }
         let context = self.cpu.bus.tlb.gs_base();
         let native = self.native.as_ref().expect("it just ran");
-        let crate::translate::Link { slot, stub, through, .. } = native.links[link as usize];
+        let crate::translate::Link { slot, stub, through, .. } = native.link_at(link);
         let (stub, through) = (native.place_address(stub), native.place_address(through));
         let clears = native.clears();
         let now = self.cpu.bus.retired;
@@ -218,7 +218,7 @@ impl SoftVcpu {
         let key = self.superblock_key(linear)?;
         let native = self.native.as_ref()?;
         let known = native.find(&key)?;
-        let pages = native.block(known).pages.clone();
+        let pages: Box<[_]> = native.block(known).pages().into();
         let fits = pages
             .iter()
             .all(|&(page, ram)| self.fetched(page).map(|offset| offset.0 >> 12) == Some(ram));
@@ -257,7 +257,7 @@ impl SoftVcpu {
         }
         let native = self.native.as_ref().expect("it just ran");
         let code = native.body(superblock);
-        let pages = native.block(superblock).pages.clone();
+        let pages: Box<[_]> = native.block(superblock).pages().into();
         self.cpu.bus.tlb.add_spread(&pages, code);
         self.lead_gates(block, linear, Some(code));
         true
@@ -283,8 +283,11 @@ impl SoftVcpu {
         let longer = path.as_ref().filter(|path| path.steps.len() == LONGEST);
         let longer = longer.map(|path| path.next);
         let made = path.and_then(|path| self.make_superblock(&path));
-        let entered =
-            made.is_some_and(|made| same(self) && self.enter_superblocks(block, linear, made));
+        if made.is_some() && !same(self) {
+            // It needed room. It is found when its start is hot again.
+            return exit;
+        }
+        let entered = made.is_some_and(|made| self.enter_superblocks(block, linear, made));
         if !entered {
             self.heat.give_up(context, linear);
         } else if let Some(next) = longer {
@@ -379,7 +382,7 @@ impl SoftVcpu {
                 let page = linear & !0xfff;
                 if !pages.iter().any(|known| known.0 == page) {
                     let ram = self.fetched(page)?.0 >> 12;
-                    self.watch_code_page(ram);
+                    self.cpu.bus.watch_code_page(ram);
                     pages.push((page, ram));
                 }
             }
@@ -406,7 +409,7 @@ impl SoftVcpu {
         let bus = &mut self.cpu.bus;
         let native = self.native.as_mut()?;
         if !native.has_slots(2 * path.steps.len()) {
-            return None;
+            native.make_room(&mut bus.tlb);
         }
         let (cpuid, announced) = (&bus.shared.cpuid, &mut self.announced);
         let mut known = |ins: &iced_x86::Instruction| announced.has(ins, cpuid);
@@ -470,24 +473,9 @@ impl SoftVcpu {
 }
 
 impl Library {
-    /// Host address of a block's own code.
-    pub(super) fn body(&self, block: u32) -> u64 {
-        self.code.address(self.block(block).place)
-    }
-
-    /// Host address of a place.
-    pub(super) fn place_address(&self, place: u32) -> u64 {
-        self.code.address(place)
-    }
-
     /// Keeps a path's addresses for lockstep.
     fn keep_steps(&mut self, block: u32, path: &Path) {
         let steps = path.steps.iter().map(|step| step.linear).collect();
-        self.blocks[block as usize].as_mut().expect("just made").steps = Some(steps);
-    }
-
-    /// Whether a number still names a block.
-    pub(super) fn is_live(&self, block: u32) -> bool {
-        self.blocks.get(block as usize).is_some_and(Option::is_some)
+        self.extra(block).steps = Some(steps);
     }
 }

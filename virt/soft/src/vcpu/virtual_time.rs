@@ -27,7 +27,7 @@ impl SoftVcpu {
         let next = self.timer_due.min(deadline);
         if next == u64::MAX {
             self.cpu.bus.publish_time();
-            self.own.sleep(None);
+            self.sleep(None);
             return None;
         }
         if next > now {

@@ -39,7 +39,7 @@ mod machine {
 use opcodes::Opcodes;
 use random::Random;
 use run::{Case, MOST_INSTRUCTIONS};
-use soft::Execution;
+use soft::{Execution, SoftOptions};
 
 const DEFAULT_CASES: u64 = 60;
 const DEFAULT_SEED: u64 = 1;
@@ -85,6 +85,12 @@ fn whole(case: &Case, random: &mut Random) -> u64 {
     if let Some(text) = case.differences(&interpreted, &translated) {
         report(case, Execution::Translate, slices * SLICE, &text);
     }
+    // A few blocks fill a region, so code is dropped all the time.
+    let cramped = SoftOptions { code_bytes: Some(4_280_000), ..SoftOptions::default() };
+    let (translated, _) = case.run_with(cramped, MOST_INSTRUCTIONS, &mut || u64::MAX);
+    if let Some(text) = case.differences(&interpreted, &translated) {
+        panic!("with little room for code:\n{text}");
+    }
     let budget = 1 + random.below(slices * SLICE);
     let (interpreted, _) = case.run(Execution::Interpret, budget, u64::MAX);
     let (translated, _) = case.run(Execution::Translate, budget, u64::MAX);
@@ -128,7 +134,11 @@ fn stops(case: &Case, random: &mut Random) -> u64 {
             let sizes = [1, 2, 61, 4224, 4225, 4288, 9001, 24_225, 50_000];
             let mut pieces = Random::new(budget);
             let mut piece = || sizes[pieces.below(sizes.len() as u64) as usize];
-            let (stopped, _) = case.run_in_pieces(execution, budget, &mut piece);
+            let (stopped, _) = case.run_with(
+                SoftOptions { execution, ..SoftOptions::default() },
+                budget,
+                &mut piece,
+            );
             if let Some(text) = case.differences(&expected, &stopped) {
                 report(case, execution, budget, &text);
             }

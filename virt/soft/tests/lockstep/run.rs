@@ -79,21 +79,21 @@ impl Case {
 
     /// Runs it for so many instructions, at most `slice` at a time; returns how many slices.
     pub(crate) fn run(&self, execution: Execution, budget: u64, slice: u64) -> (Ended, u64) {
-        self.run_in_pieces(execution, budget, &mut || slice)
+        let options = SoftOptions { execution, ..SoftOptions::default() };
+        self.run_with(options, budget, &mut || slice)
     }
 
-    /// Likewise, each piece as long as it is told; returns how many there were. The counter is
-    /// exact at the end of each.
-    pub(crate) fn run_in_pieces(
+    /// Likewise, on such an engine, each piece as long as it is told; returns how many there were.
+    /// The counter is exact at the end of each.
+    pub(crate) fn run_with(
         &self,
-        execution: Execution,
+        options: SoftOptions,
         budget: u64,
         piece: &mut dyn FnMut() -> u64,
     ) -> (Ended, u64) {
         let memory = new_memory();
         layout::write(&memory, 0, &self.ram);
         let config = VmConfig { memory: memory.clone(), cpus: 1 };
-        let options = SoftOptions { execution, ..SoftOptions::default() };
         let engine = SoftEngine::with_options(config, options).expect("one processor is allowed");
         let mut vcpu = engine.create_vcpu(0).expect("the first is there");
         let mut state = vcpu.state().expect("a stopped processor has a state");

@@ -3,6 +3,10 @@
 //! The writer changes the immediate of `mov eax, imm32` and says so; the runner serialises by
 //! CPUID, as cross-modifying code must (SDM vol. 3, 8.1.3), calls the code often enough that it is
 //! translated, and must see the value that was announced, and no other.
+//!
+//! Two variations: a writer that never waits, so that its stores meet every moment of decoding (the
+//! runner must never see less than what was announced before it serialised), and a runner that
+//! stays in the changed code without serialising and must leave it all the same.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +27,8 @@ use crate::run::{Nothing, bare};
 const ROUNDS: i32 = 150;
 /// Calls of the code for each.
 const CALLS: i32 = 12;
+/// Calls while the writer does not wait.
+const DOUBTS: i32 = 2000;
 /// What each processor adds to the counters.
 const STEPS: i32 = 20_000;
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -115,10 +121,90 @@ fn runner(asm: &mut CodeAssembler) -> Result<(), IcedError> {
     asm.hlt()
 }
 
-fn assemble(
-    offset: u64,
-    body: fn(&mut CodeAssembler) -> Result<(), IcedError>,
-) -> Result<Vec<u8>, IcedError> {
+/// Announces one value after another, without waiting, until the runner has seen enough.
+fn restless_writer(asm: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut next = asm.create_label();
+    asm.xor(ebx, ebx)?;
+    asm.set_label(&mut next)?;
+    asm.inc(ebx)?;
+    asm.mov(dword_ptr(at(CHANGED + 1)), ebx)?;
+    asm.mov(dword_ptr(at(ANNOUNCED)), ebx)?;
+    asm.cmp(dword_ptr(at(SEEN)), ROUNDS)?;
+    asm.jne(next)?;
+    asm.hlt()
+}
+
+/// Whatever it calls must be at least as new as what was announced before it serialised.
+fn doubting_runner(asm: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut next, mut right) = (asm.create_label(), asm.create_label());
+    asm.xor(edi, edi)?;
+    asm.set_label(&mut next)?;
+    asm.mov(esi, dword_ptr(at(ANNOUNCED)))?;
+    asm.xor(eax, eax)?;
+    asm.cpuid()?;
+    asm.call(IMAGE + CHANGED)?;
+    asm.cmp(eax, esi)?;
+    asm.jae(right)?;
+    asm.inc(dword_ptr(at(WRONG)))?;
+    asm.set_label(&mut right)?;
+    asm.inc(edi)?;
+    asm.cmp(edi, DOUBTS)?;
+    asm.jb(next)?;
+    asm.mov(dword_ptr(at(SEEN)), ROUNDS)?;
+    asm.hlt()
+}
+
+/// Changes an endless loop into one that ends, and back, whenever the runner is in it.
+fn releasing_writer(asm: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut next, mut left) = (asm.create_label(), asm.create_label());
+    asm.mov(ebx, 1)?;
+    asm.set_label(&mut next)?;
+    asm.pause()?;
+    asm.cmp(dword_ptr(at(ANNOUNCED)), ebx)?;
+    asm.jne(next)?;
+    // RET; then wait until it was reached.
+    asm.mov(byte_ptr(at(CHANGED)), 0xc3)?;
+    asm.set_label(&mut left)?;
+    asm.pause()?;
+    asm.cmp(dword_ptr(at(SEEN)), ebx)?;
+    asm.jne(left)?;
+    asm.mov(byte_ptr(at(CHANGED)), 0xeb)?;
+    asm.mov(dword_ptr(at(LOCK)), ebx)?;
+    asm.inc(ebx)?;
+    asm.cmp(ebx, ROUNDS)?;
+    asm.jbe(next)?;
+    asm.hlt()
+}
+
+/// Enters the endless loop again and again.
+fn trapped_runner(asm: &mut CodeAssembler) -> Result<(), IcedError> {
+    let (mut next, mut wait) = (asm.create_label(), asm.create_label());
+    asm.mov(esi, 1)?;
+    asm.set_label(&mut next)?;
+    asm.mov(dword_ptr(at(ANNOUNCED)), esi)?;
+    asm.call(IMAGE + CHANGED)?;
+    asm.mov(dword_ptr(at(SEEN)), esi)?;
+    asm.set_label(&mut wait)?;
+    asm.pause()?;
+    asm.cmp(dword_ptr(at(LOCK)), esi)?;
+    asm.jne(wait)?;
+    asm.xor(eax, eax)?;
+    asm.cpuid()?;
+    asm.inc(esi)?;
+    asm.cmp(esi, ROUNDS)?;
+    asm.jbe(next)?;
+    asm.hlt()
+}
+
+fn endless(asm: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut here = asm.create_label();
+    asm.set_label(&mut here)?;
+    asm.jmp(here)
+}
+
+type Body = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+fn assemble(offset: u64, body: Body) -> Result<Vec<u8>, IcedError> {
     let mut asm = CodeAssembler::new(64)?;
     body(&mut asm)?;
     asm.assemble(IMAGE + offset)
@@ -148,15 +234,14 @@ fn run(mut vcpu: Box<dyn Vcpu>, kickers: &[Arc<dyn Kick>]) {
     }
 }
 
-fn cross_modify(execution: Execution) {
+/// Runs both; returns how to read what they left.
+fn cross_modify(execution: Execution, bodies: [Body; 3]) -> impl Fn(u64) -> u32 {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("1 MiB can be had"));
     let mut random = Random::new(7);
     let places = Places::new(&mut random);
     layout::page_tables(&memory, &places, &mut random, true);
     handler::install(&memory, &places);
-    let programs =
-        [(STARTS[0], writer as fn(&mut _) -> _), (STARTS[1], runner), (CHANGED, changed)];
-    for (offset, body) in programs {
+    for (offset, body) in [STARTS[0], STARTS[1], CHANGED].into_iter().zip(bodies) {
         places.write(&memory, offset, &assemble(offset, body).expect("valid instructions"));
     }
     let config = VmConfig { memory: memory.clone(), cpus: 2 };
@@ -183,7 +268,12 @@ fn cross_modify(execution: Execution) {
             scope.spawn(move || run(vcpu, kickers));
         }
     });
-    let value = |offset| u32::from_le_bytes(places.read(&memory, offset));
+    move |offset| u32::from_le_bytes(places.read(&memory, offset))
+}
+
+#[test]
+fn code_that_another_processor_writes_is_seen() {
+    let value = cross_modify(Execution::Translate, [writer, runner, changed]);
     assert_eq!(value(SEEN), ROUNDS as u32);
     assert_eq!(value(WRONG), 0, "the runner saw values that had been replaced");
     for counter in COUNTERS {
@@ -192,6 +282,18 @@ fn cross_modify(execution: Execution) {
 }
 
 #[test]
-fn code_that_another_processor_writes_is_seen() {
-    cross_modify(Execution::Translate);
+fn no_store_goes_unseen_while_its_page_is_decoded() {
+    for execution in [Execution::Translate, Execution::Interpret] {
+        let value = cross_modify(execution, [restless_writer, doubting_runner, changed]);
+        assert_eq!(value(SEEN), ROUNDS as u32);
+        assert_eq!(value(WRONG), 0, "{execution:?}: older than what had been announced");
+    }
+}
+
+#[test]
+fn a_loop_is_left_when_another_processor_changes_it() {
+    for execution in [Execution::Translate, Execution::Interpret] {
+        let value = cross_modify(execution, [releasing_writer, trapped_runner, endless]);
+        assert_eq!(value(SEEN), ROUNDS as u32, "{execution:?}");
+    }
 }
