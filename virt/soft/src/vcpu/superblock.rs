@@ -34,11 +34,11 @@ const MOST_COUNTED: usize = 4096;
 /// A block that no superblock is made for any more.
 const HOPELESS: u8 = u8::MAX;
 /// Times a path is left for one address before what follows may get a superblock of its own, ...
-const HOT_EXITS: u8 = 24;
+const HOT_EXITS: u8 = 12;
 /// ... if that took fewer instructions than this.
-const HOT_EXITS_WITHIN: u64 = 2_000_000;
+const HOT_EXITS_WITHIN: u64 = 200_000;
 /// Times an indirect branch of a path goes elsewhere before nobody counts where.
-const COUNTED_ELSEWHERE: u8 = 100;
+const COUNTED_ELSEWHERE: u8 = 50;
 /// Longest path, in instructions: fewer than can run between two looks at the budget.
 pub(super) const LONGEST: usize = 400;
 /// A path ends where another superblock begins, but not before so many instructions.
@@ -149,9 +149,8 @@ impl SoftVcpu {
             Warmth::Hot { within } if within < HOT_EXITS_WITHIN => {
                 self.want_superblock_at(linear);
             }
-            // Seldom enough to go on counting.
-            Warmth::Hot { .. } => return true,
-            Warmth::Hopeless => {}
+            // Seldom: if what follows takes time all the same, samples will tell.
+            Warmth::Hot { .. } | Warmth::Hopeless => {}
         }
         false
     }
