@@ -1,5 +1,6 @@
 //! The interpreter's bus on the software engine: RAM through the TLB, devices through `GuestIo`.
 
+mod bound;
 mod hypercall;
 mod kvm_clock;
 mod memory;

@@ -22,6 +22,7 @@ use interp::Context;
 use memory::{GuestMemory, RamOffset};
 use x86::Cr4;
 
+use super::bound::Bound;
 use super::peers::Peers;
 use crate::cache::area::{Areas, JumpEntry, TlbEntry};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
@@ -92,6 +93,8 @@ struct TlbContext {
     links: BTreeMap<u64, Vec<u32>>,
     /// Code that holds only while several linear pages are what they were: its host address.
     spread: Vec<(Box<[u64]>, u64)>,
+    /// Where superblocks start.
+    bound: Bound,
 }
 
 /// All contexts of one vCPU.
@@ -136,6 +139,7 @@ impl Tlb {
                     jumps: Vec::new(),
                     links: BTreeMap::new(),
                     spread: Vec::new(),
+                    bound: Bound::default(),
                 })
                 .collect(),
             current: 0,
@@ -482,7 +486,7 @@ impl Tlb {
 
     /// Remembers translated code for a linear address.
     pub(crate) fn set_jump(&mut self, linear: u64, ram_page: u64, code: u64) {
-        self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
+        self.code_runs_at(linear & !0xfff, ram_page);
         let place = jump_slot(linear);
         let entry = &mut self.areas.jumps_mut(self.current)[place];
         if entry.code == 0 {
@@ -506,7 +510,7 @@ impl Tlb {
 
     /// Links a slot in the current context to code at a linear address.
     pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
-        self.contexts[self.current].code.insert(linear & !0xfff, ram_page);
+        self.code_runs_at(linear & !0xfff, ram_page);
         self.areas.links_mut(self.current)[slot as usize] = code;
         let slots = self.contexts[self.current].links.entry(linear).or_default();
         if !slots.contains(&slot) {
@@ -528,11 +532,32 @@ impl Tlb {
     }
 
     /// Code in use by the current context that holds only while all these linear pages lead to
-    /// these pages of RAM.
-    pub(crate) fn add_spread(&mut self, pages: &[(u64, u64)], code: u64) {
+    /// these pages of RAM; it starts in the first. False: its start runs elsewhere, too.
+    pub(crate) fn add_spread(&mut self, pages: &[(u64, u64)], code: u64) -> bool {
         let context = &mut self.contexts[self.current];
-        context.code.extend(pages.iter().copied());
-        context.spread.push((pages.iter().map(|page| page.0).collect(), code));
+        let (linear, ram) = pages[0];
+        if !context.bound.bind(linear, ram, &context.code) {
+            return false;
+        }
+        for &(linear, ram) in pages {
+            self.code_runs_at(linear, ram);
+        }
+        let pages = pages.iter().map(|page| page.0).collect();
+        self.contexts[self.current].spread.push((pages, code));
+        true
+    }
+
+    /// Notes that code of a page of RAM runs at a linear page of the current context.
+    fn code_runs_at(&mut self, linear: u64, ram: u64) {
+        let context = &mut self.contexts[self.current];
+        let other = context.bound.meet(linear, ram);
+        context.code.insert(linear, ram);
+        if let Some(other) = other {
+            let bound = context.spread.iter().filter(|(pages, _)| pages[0] == other);
+            let gone: Vec<u64> = bound.map(|&(_, code)| code).collect();
+            context.spread.retain(|(pages, _)| pages[0] != other);
+            self.forget_code_in(self.current, &|_, code| gone.contains(&code));
+        }
     }
 
     /// Lets the current context's jumps and links to a linear address lead to other code.
@@ -553,6 +578,7 @@ impl Tlb {
     fn forget_jumps(&mut self, index: usize) {
         self.contexts[index].code.clear();
         self.contexts[index].spread.clear();
+        self.contexts[index].bound.clear();
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
@@ -562,9 +588,8 @@ impl Tlb {
     }
 
     fn forget_page_jumps(&mut self, index: usize, page: u64) {
-        if self.contexts[index].code.remove(&page).is_none() {
-            return;
-        }
+        let Some(ram) = self.contexts[index].code.remove(&page) else { return };
+        self.contexts[index].bound.release(page, ram);
         self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page);
         let Self { areas, contexts, unlinked, .. } = self;
         let links = &mut contexts[index].links;

@@ -257,7 +257,9 @@ impl SoftVcpu {
         let native = self.native.as_ref().expect("it just ran");
         let code = native.body(superblock);
         let pages: Box<[_]> = native.block(superblock).pages().into();
-        self.cpu.bus.tlb.add_spread(&pages, code);
+        if !self.cpu.bus.tlb.add_spread(&pages, code) {
+            return false;
+        }
         self.lead_gates(block, linear, Some(code));
         true
     }
