@@ -1,14 +1,19 @@
 //! What the translator must know of an instruction before it emits anything.
 
 use iced_x86::{
-    Code, CodeSize, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo,
-    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    Code, CodeSize, CpuidFeature, DecoderOptions, EncodingKind, FlowControl, Instruction,
+    InstructionInfo, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use interp::lower::features::is_register_prefetch;
 
 use super::flags::STATUS;
 use super::registers::is_taken;
+
+/// How code to translate is decoded, whatever the guest's vendor: with AMD's reading of near branches,
+/// so that those with an operand-size prefix, where vendors differ, are of 16 bits and left to the
+/// interpreter, which knows the guest's.
+pub(crate) const DECODING: u32 = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::AMD;
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
