@@ -610,7 +610,12 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
     let vsib = ins.is_vsib();
     // Vendors differ on its alignment.
     let sha = has_memory(ins) && ins.cpuid_features().contains(&CpuidFeature::SHA);
-    // Undefined for counts over 16, and not alike on all hosts.
+    // What RCL and RCR leave in OF, all the way round too, and pairs shifted by more than 16 bits
+    // are undefined and not alike on all hosts.
+    let turn = matches!(ins.mnemonic(), M::Rcl | M::Rcr)
+        && operand_size(ins) <= 2
+        && ins.op1_kind() == OpKind::Immediate8
+        && ins.immediate8() & 31 > 1;
     let pair = matches!(ins.mnemonic(), M::Shld | M::Shrd) && operand_size(ins) == 2;
     let high_byte = has_memory(ins)
         && (0..ins.op_count())
@@ -618,6 +623,7 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
     odd_operand
         || vsib
         || sha
+        || turn
         || pair
         || high_byte
         || ins.is_string_instruction()
@@ -652,6 +658,11 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
                 // Hosts that know misaligned exception masks take a bit that guests may not set.
                 | M::Ldmxcsr
                 | M::Vldmxcsr
+                // They make x87 state MMX state before they find that they fault.
+                | M::Cvtps2pi
+                | M::Cvttps2pi
+                | M::Cvtpd2pi
+                | M::Cvttpd2pi
                 | M::Fnsave
                 | M::Frstor
                 | M::Fnstenv

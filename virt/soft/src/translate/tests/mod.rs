@@ -40,8 +40,8 @@ fn facts_of(bytes: &[u8]) -> Vec<Fact> {
 }
 
 #[test]
-fn what_vendors_differ_on_is_left_to_the_interpreter() {
-    let differ: [&[u8]; 11] = [
+fn what_hosts_differ_on_is_left_to_the_interpreter() {
+    let differ: [&[u8]; 13] = [
         &[0x66, 0xc3],                   // ret, by operand size 16 on AMD
         &[0x66, 0xc2, 8, 0],             // ret 8
         &[0x66, 0xeb, 0x10],             // jmp
@@ -53,16 +53,19 @@ fn what_vendors_differ_on_is_left_to_the_interpreter() {
         &[0x0f, 0x38, 0xcc, 0x07],       // sha256msg1 xmm0, [rdi]
         &[0x66, 0x0f, 0xa4, 0xd8, 0x11], // shld ax, bx, 17
         &[0x0f, 0xae, 0x17],             // ldmxcsr [rdi]
+        &[0xc0, 0xd0, 9],                // rcl al, 9: all the way round
+        &[0x66, 0x0f, 0x2d, 0x07],       // cvtpd2pi mm0, [rdi]
     ];
     for bytes in differ {
         assert_eq!(facts_of(bytes)[0].kind, Kind::Interpret, "{bytes:02x?}");
     }
-    let agree: [(&[u8], Kind); 5] = [
+    let agree: [(&[u8], Kind); 6] = [
         (&[0xc3], Kind::Return),
         (&[0x66, 0x48, 0xe8, 0, 1, 0, 0], Kind::Call),
         (&[0x0f, 0x0d, 0x0f], Kind::Nothing),
         (&[0x0f, 0x38, 0xcc, 0xc1], Kind::Plain),
         (&[0x0f, 0xa4, 0xd8, 0x11], Kind::Plain),
+        (&[0xc0, 0xd0, 1], Kind::Plain),
     ];
     for (bytes, kind) in agree {
         assert_eq!(facts_of(bytes)[0].kind, kind, "{bytes:02x?}");
