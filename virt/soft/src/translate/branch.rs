@@ -175,11 +175,7 @@ impl Emitter<'_> {
     /// Moves RSP at the end of a block; a recipe that counts on it follows.
     pub(super) fn move_rsp(&mut self, by: i32) {
         self.asm.add_quietly(RSP, by);
-        if let Place::Recipe(recipe) = &mut self.place
-            && recipe.dst == RSP
-        {
-            recipe.drift += by;
-        }
+        self.place.rsp_moved(by);
     }
 
     /// S0 = target of an indirect branch.

@@ -1,9 +1,9 @@
 //! One block: decode, look ahead, emit, then the code out of line.
 
-use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 
 use super::asm::{Asm, Hole, cond};
-use super::facts::{Fact, Gates, Kind, examine};
+use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
 use super::group::{self, Groups, Value, Values};
 use super::path::{self, Path};
@@ -227,10 +227,7 @@ fn decode(
     facts: &mut Vec<Fact>,
     announced: &mut dyn FnMut(&Instruction) -> bool,
 ) {
-    // With AMD's reading of near branches, for any vendor: those with an operand-size prefix are
-    // then of 16 bits and left to the interpreter, which knows the guest's.
-    let options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::AMD;
-    let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), options);
+    let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), DECODING);
     let mut ins = Instruction::default();
     let mut passed = 0;
     let limit = if source.second_page.is_some() { 1 } else { BLOCK_INSTRUCTIONS };

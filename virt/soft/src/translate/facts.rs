@@ -1,14 +1,19 @@
 //! What the translator must know of an instruction before it emits anything.
 
 use iced_x86::{
-    Code, CodeSize, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfo,
-    InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+    Code, CodeSize, CpuidFeature, DecoderOptions, EncodingKind, FlowControl, Instruction,
+    InstructionInfo, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use interp::lower::features::is_register_prefetch;
 
 use super::flags::STATUS;
 use super::registers::is_taken;
+
+/// How code to translate is decoded, whatever the guest's vendor: with AMD's reading of near branches,
+/// so that those with an operand-size prefix, where vendors differ, are of 16 bits and left to the
+/// interpreter, which knows the guest's.
+pub(crate) const DECODING: u32 = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::AMD;
 
 /// How an instruction is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -605,7 +610,12 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
     let vsib = ins.is_vsib();
     // Vendors differ on its alignment.
     let sha = has_memory(ins) && ins.cpuid_features().contains(&CpuidFeature::SHA);
-    // Undefined for counts over 16, and not alike on all hosts.
+    // What RCL and RCR leave in OF, all the way round too, and pairs shifted by more than 16 bits
+    // are undefined and not alike on all hosts.
+    let turn = matches!(ins.mnemonic(), M::Rcl | M::Rcr)
+        && operand_size(ins) <= 2
+        && ins.op1_kind() == OpKind::Immediate8
+        && ins.immediate8() & 31 > 1;
     let pair = matches!(ins.mnemonic(), M::Shld | M::Shrd) && operand_size(ins) == 2;
     let high_byte = has_memory(ins)
         && (0..ins.op_count())
@@ -613,6 +623,7 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
     odd_operand
         || vsib
         || sha
+        || turn
         || pair
         || high_byte
         || ins.is_string_instruction()
@@ -647,6 +658,11 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
                 // Hosts that know misaligned exception masks take a bit that guests may not set.
                 | M::Ldmxcsr
                 | M::Vldmxcsr
+                // They make x87 state MMX state before they find that they fault.
+                | M::Cvtps2pi
+                | M::Cvttps2pi
+                | M::Cvtpd2pi
+                | M::Cvttpd2pi
                 | M::Fnsave
                 | M::Frstor
                 | M::Fnstenv

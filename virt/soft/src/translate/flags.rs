@@ -171,6 +171,17 @@ pub(crate) enum Place {
     Recipe(Recipe),
 }
 
+impl Place {
+    /// RSP has moved: a recipe that counts on it follows, also while it is not needed yet.
+    pub(crate) fn rsp_moved(&mut self, by: i32) {
+        if let Self::Recipe(recipe) | Self::Native { recipe: Some(recipe), .. } = self
+            && recipe.dst == RSP
+        {
+            recipe.drift += by;
+        }
+    }
+}
+
 /// Who asks for the flags next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fate {

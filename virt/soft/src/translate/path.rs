@@ -6,11 +6,11 @@
 //! Invariant: a path is bound to linear addresses. It runs only while each of its pages is the
 //! page of RAM it was recorded from.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Source, Stub};
-use super::facts::{Fact, Kind, examine};
+use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RSP, S0, S1};
 use super::site::{Link, SiteKind};
@@ -54,8 +54,7 @@ pub(super) fn decode(
         let length = usize::from(step.length);
         let bytes = &source.bytes[code_at..code_at + length];
         let offset = step.linear.wrapping_sub(page) as i64;
-        let options = DecoderOptions::FORCE_RESERVED_NOP;
-        Decoder::with_ip(64, bytes, offset as u64, options).decode_out(&mut ins);
+        Decoder::with_ip(64, bytes, offset as u64, DECODING).decode_out(&mut ins);
         let known = !ins.is_invalid() && ins.len() == length && announced(&ins);
         let mut fact = examine(factory, &ins, offset as i32, source.gates, known);
         fact.code_at = code_at as u32;

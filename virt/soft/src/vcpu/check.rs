@@ -10,7 +10,7 @@ use x86::Flags;
 
 use super::SoftVcpu;
 use crate::translate::SiteKind;
-use crate::translate::facts::is_shift;
+use crate::translate::facts::{DECODING, is_shift};
 
 /// Bytes saved around a store: no instruction writes more.
 pub(crate) const CHUNK: usize = 64;
@@ -253,8 +253,7 @@ impl SoftVcpu {
                 *byte = self.cpu.bus.memory.load::<u8>(offset);
                 got += 1;
             }
-            let options = iced_x86::DecoderOptions::FORCE_RESERVED_NOP;
-            let ins = iced_x86::Decoder::with_ip(64, &bytes[..got], linear, options).decode();
+            let ins = iced_x86::Decoder::with_ip(64, &bytes[..got], linear, DECODING).decode();
             found.push(ins);
             linear = ins.next_ip();
         }

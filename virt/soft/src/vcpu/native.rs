@@ -491,9 +491,7 @@ impl SoftVcpu {
 
 /// Whether the first instruction of these bytes, the last of a page, ends in the next one.
 fn crosses(bytes: &[u8]) -> bool {
-    use iced_x86::DecoderOptions;
-    let options = DecoderOptions::FORCE_RESERVED_NOP | DecoderOptions::AMD;
-    let mut decoder = iced_x86::Decoder::new(64, bytes, options);
+    let mut decoder = iced_x86::Decoder::new(64, bytes, crate::translate::facts::DECODING);
     let _ = decoder.decode();
     decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }

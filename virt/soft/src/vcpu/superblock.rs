@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use engine::Exit;
-use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, Register};
+use iced_x86::{Decoder, InstructionInfoFactory, Register};
 use interp::Op;
 use interp::cpu::Mode;
 
@@ -22,7 +22,7 @@ use crate::bus::SoftBus;
 use crate::bus::tlb::Kind;
 use crate::translate::SiteKind;
 use crate::translate::Source;
-use crate::translate::facts::Gates;
+use crate::translate::facts::{DECODING, Gates};
 use crate::translate::path::{Path, Step};
 
 /// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
@@ -452,7 +452,7 @@ impl SoftVcpu {
             let Some(offset) = self.fetched(rip.wrapping_add(index as u64)) else { break };
             *byte = self.cpu.bus.memory.load::<u8>(offset);
         }
-        let ins = Decoder::with_ip(64, &bytes, rip, DecoderOptions::FORCE_RESERVED_NOP).decode();
+        let ins = Decoder::with_ip(64, &bytes, rip, DECODING).decode();
         let mut factory = InstructionInfoFactory::new();
         for used in factory.info(&ins).used_memory() {
             let linear = used.try_virtual_address(0, |register, _, _| match register {

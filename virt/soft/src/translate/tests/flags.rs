@@ -5,7 +5,7 @@ use std::arch::asm;
 use iced_x86::code_asm::*;
 
 use super::super::facts::Fact;
-use super::super::flags::{Fate, Recipe, fate, from_saved, serves, to_saved};
+use super::super::flags::{Fate, Place, Recipe, fate, from_saved, serves, to_saved};
 use super::facts;
 
 /// Carry, parity, zero, sign, overflow: what every one of them defines.
@@ -247,5 +247,26 @@ fn saved_flags_keep_every_status_flag() {
         let spread = flags & 1 | (flags & 2) << 1 | (flags & 4) << 2 | (flags & 0x18) << 3;
         let spread = spread | (flags & 0x20) << 6;
         assert_eq!(from_saved(to_saved(spread)), spread, "{spread:#x}");
+    }
+}
+
+/// CMP with RSP in front of a RET that left the flags in the host's: the exit made them again from
+/// RSP as it was after it.
+#[test]
+fn recipes_of_rsp_follow_it_wherever_the_flags_are() {
+    let compare = facts(|a| a.cmp(rsp, rax));
+    let recipe = Recipe::of(&compare[0].ins).expect("two registers");
+    let mut regs = [0; 16];
+    regs[4] = 0x1000;
+    let before = recipe.evaluate(&regs, 0);
+    for place in [Place::Recipe(recipe), Place::Native { recipe: Some(recipe), saved: false }] {
+        let mut place = place;
+        place.rsp_moved(8);
+        regs[4] = 0x1008;
+        let (Place::Recipe(after) | Place::Native { recipe: Some(after), .. }) = place else {
+            panic!("{place:?}");
+        };
+        assert_eq!(after.evaluate(&regs, 0), before);
+        assert_ne!(recipe.evaluate(&regs, 0), before);
     }
 }
