@@ -44,6 +44,8 @@ pub(crate) struct SoftVcpu {
     pending_link: Option<native::PendingLink>,
     /// How often each block was found running.
     heat: superblock::Heat,
+    /// Superblocks made since creation.
+    superblocks: u32,
     /// When the next sample of what runs is due, in instructions executed.
     next_sample: u64,
     /// Budget given to translated code last.
@@ -76,6 +78,7 @@ impl SoftVcpu {
             ungrouped: false,
             pending_link: None,
             heat: superblock::Heat::default(),
+            superblocks: 0,
             next_sample: 0,
             native_budget: 0,
             shared,

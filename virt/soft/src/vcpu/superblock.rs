@@ -26,7 +26,11 @@ use crate::translate::facts::{DECODING, Gates};
 use crate::translate::path::{Path, Step};
 
 /// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
-const HOT_SAMPLES: u8 = 12;
+const HOT_SAMPLES: u8 = 60;
+/// As long as a vCPU has made fewer superblocks than this, ...
+const FEW: u32 = 48;
+/// ... so many samples are enough: programs with few hot places run fast at once.
+const HOT_SAMPLES_OF_FEW: u8 = 12;
 /// Runs of a block that make it hot in lockstep, where there are no samples.
 const HOT_WHEN_CHECKED: u8 = 6;
 /// Blocks whose samples are counted at once.
@@ -105,8 +109,9 @@ impl SoftVcpu {
         }
         let key = self.native.as_ref().expect("it just ran").block(block).key;
         let linear = rip & !0xfff | key.ram & 0xfff;
+        let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
         let context = self.cpu.bus.tlb.gs_base();
-        if key.gates.path || !key.gates.grouped || !self.heats(context, linear, HOT_SAMPLES) {
+        if key.gates.path || !key.gates.grouped || !self.heats(context, linear, enough) {
             return;
         }
         self.want_superblock(block, linear);
@@ -419,6 +424,7 @@ impl SoftVcpu {
             native.drop_block(made, &mut bus.tlb);
             return None;
         }
+        self.superblocks = self.superblocks.saturating_add(1);
         if self.checking {
             native.keep_steps(made, path);
         }
