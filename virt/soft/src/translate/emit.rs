@@ -181,6 +181,7 @@ pub(crate) fn translate(
         }
     }
     assert!(!facts.is_empty(), "a block has an instruction");
+    note_poll(facts, source.path.is_some());
     let left = facts.last().is_some_and(|last| last.kind == Kind::Interpret);
     let instructions = facts.len() as u16 - u16::from(left);
     let mut emitter = Emitter {
@@ -265,7 +266,7 @@ impl Emitter<'_> {
             self.check_second_page(host);
         }
         let count = self.facts.len();
-        let poll_at = self.poll_position();
+        let poll_at = poll_position(self.facts, false);
         for index in 0..count {
             if poll_at == Some(index) {
                 self.poll(index);
@@ -415,33 +416,6 @@ impl Emitter<'_> {
         self.asm.add_quietly(BUDGET, -(count as i32));
     }
 
-    /// Before which instruction to look at the budget: where a loop may close, at the latest
-    /// place where flags are about to be overwritten anyway.
-    pub(super) fn poll_position(&self) -> Option<usize> {
-        let index = self.facts.len() - 1;
-        let last = &self.facts[index];
-        let wants = match last.kind {
-            Kind::Interpret => false,
-            _ if self.source.path.is_some() => true,
-            Kind::JumpIndirect
-            | Kind::CallIndirect
-            | Kind::Return
-            | Kind::SystemCall
-            | Kind::SystemReturn => true,
-            Kind::Jump | Kind::Branch(_) | Kind::Call => {
-                let target = last.ins.near_branch_target() as i64 as i32;
-                target <= last.offset || !(0..4096).contains(&target)
-            }
-            _ => last.offset + last.ins.len() as i32 >= 4096,
-        };
-        if !wants {
-            return None;
-        }
-        let maker = (0..index).rev().find(|&at| self.facts[at].makes_flags);
-        let reads = matches!(last.kind, Kind::Branch(_)) || self.source.path.is_some();
-        Some(if reads { maker.unwrap_or(index) } else { index })
-    }
-
     pub(super) fn poll(&mut self, index: usize) {
         self.clobber(index);
         let site = self.site(SiteKind::Poll, index);
@@ -455,5 +429,40 @@ impl Emitter<'_> {
         let native = matches!(self.place, Place::Native { .. });
         let site = self.site(SiteKind::Interpret, index);
         self.go_out(site, native);
+    }
+}
+
+/// Before which instruction to look at the budget: where a loop may close, at the latest
+/// place where flags are about to be overwritten anyway.
+pub(super) fn poll_position(facts: &[Fact], path: bool) -> Option<usize> {
+    let index = facts.len() - 1;
+    let last = &facts[index];
+    let wants = match last.kind {
+        Kind::Interpret => false,
+        _ if path => true,
+        Kind::JumpIndirect
+        | Kind::CallIndirect
+        | Kind::Return
+        | Kind::SystemCall
+        | Kind::SystemReturn => true,
+        Kind::Jump | Kind::Branch(_) | Kind::Call => {
+            let target = last.ins.near_branch_target() as i64 as i32;
+            target <= last.offset || !(0..4096).contains(&target)
+        }
+        _ => last.offset + last.ins.len() as i32 >= 4096,
+    };
+    if !wants {
+        return None;
+    }
+    let maker = (0..index).rev().find(|&at| facts[at].makes_flags);
+    let reads = matches!(last.kind, Kind::Branch(_)) || path;
+    Some(if reads { maker.unwrap_or(index) } else { index })
+}
+
+/// The poll can leave before its instruction, which is to see the flags from before it: a recipe
+/// has to serve until then.
+pub(super) fn note_poll(facts: &mut [Fact], path: bool) {
+    if let Some(index) = poll_position(facts, path) {
+        facts[index].can_leave = true;
     }
 }

@@ -9,7 +9,7 @@
 use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
 
 use super::asm::{Alu, Mem, cond};
-use super::emit::{Emitter, Source, Stub};
+use super::emit::{Emitter, Source, Stub, poll_position};
 use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RSP, S0, S1};
@@ -95,7 +95,7 @@ impl Emitter<'_> {
             self.ready_all_units();
         }
         let start = self.asm.here();
-        let mut poll_at = self.poll_position();
+        let mut poll_at = poll_position(facts, true);
         for index in 0..count {
             if poll_at == Some(index) || poll_at.is_some() && self.can_poll(index) {
                 self.poll(index);

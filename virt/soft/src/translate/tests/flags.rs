@@ -4,6 +4,7 @@ use std::arch::asm;
 
 use iced_x86::code_asm::*;
 
+use super::super::emit::note_poll;
 use super::super::facts::Fact;
 use super::super::flags::{Fate, Place, Recipe, fate, from_saved, serves, to_saved};
 use super::facts;
@@ -269,4 +270,24 @@ fn recipes_of_rsp_follow_it_wherever_the_flags_are() {
         assert_eq!(after.evaluate(&regs, 0), before);
         assert_ne!(recipe.evaluate(&regs, 0), before);
     }
+}
+
+/// A poll in front of the TEST that overwrites flags left with what a check of the store before it
+/// had made of the host's: LEA had ended the recipe, and nobody but the poll asked.
+#[test]
+fn a_recipe_serves_until_the_poll() {
+    let mut block = facts(|a| {
+        let mut back = a.create_label();
+        a.set_label(&mut back)?;
+        a.test(r14, r14)?;
+        a.mov(qword_ptr(rdi), rbx)?;
+        a.lea(r14, r14 - 1)?;
+        a.test(rcx, rcx)?;
+        a.jne(back)
+    });
+    let recipe = Recipe::of(&block[0].ins).expect("two registers");
+    assert!(serves(recipe, &block, 1), "if nothing leaves at the second TEST");
+    note_poll(&mut block, false);
+    assert!(block[3].can_leave);
+    assert!(!serves(recipe, &block, 1));
 }
