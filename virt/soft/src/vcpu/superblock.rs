@@ -335,7 +335,7 @@ impl SoftVcpu {
             let joins = std::mem::take(&mut starts)
                 && path.steps.len() >= JOINS
                 && linear != start
-                && self.starts_superblock(linear);
+                && self.known_superblock(linear).is_some();
             let far = i32::try_from(linear.wrapping_sub(start) as i64).is_err();
             let spent = self.cpu.bus.retired >= self.stop_at;
             if back || joins || far || spent || path.steps.len() == LONGEST {
@@ -370,10 +370,6 @@ impl SoftVcpu {
             || self.cpu.state.rflags & Self::CAREFUL != 0
             || self.cpu.state.sti_shadow
             || self.cpu.state.mov_ss_shadow
-    }
-
-    fn starts_superblock(&mut self, linear: u64) -> bool {
-        self.known_superblock(linear).is_some()
     }
 
     /// Translates a path.
