@@ -95,6 +95,8 @@ struct TlbContext {
     spread: Vec<(Box<[u64]>, u64)>,
     /// Where superblocks start.
     bound: Bound,
+    /// How often its code was found running.
+    samples: u32,
 }
 
 /// All contexts of one vCPU.
@@ -140,6 +142,7 @@ impl Tlb {
                     links: BTreeMap::new(),
                     spread: Vec::new(),
                     bound: Bound::default(),
+                    samples: 0,
                 })
                 .collect(),
             current: 0,
@@ -311,6 +314,7 @@ impl Tlb {
         self.clock += 1;
         self.contexts[victim].last_use = self.clock;
         self.contexts[victim].key = Some(key);
+        self.contexts[victim].samples = 0;
         self.forget_jumps(victim);
         self.windows.disable(&mut self.areas, victim);
         self.flush_context(victim);
@@ -684,9 +688,30 @@ impl Tlb {
 
 /// Windows of the current context.
 impl Tlb {
-    /// Lets the current context's code use windows; false if the host has no room for them.
+    /// Lets the current context's code use windows, and forgets what does not; false if the host
+    /// has no room for them.
     pub(crate) fn enable_windows(&mut self) -> bool {
-        self.windows.enable(&mut self.areas, self.current)
+        if self.has_windows() {
+            return true;
+        }
+        let enabled = self.windows.enable(&mut self.areas, self.current);
+        if enabled {
+            self.forget_jumps(self.current);
+        }
+        enabled
+    }
+
+    /// Whether the current context's code uses windows.
+    #[inline]
+    pub(crate) fn has_windows(&self) -> bool {
+        self.windows.is_enabled(self.current)
+    }
+
+    /// Notes that code of the current context was found running; tells how often it was.
+    pub(crate) fn count_sample(&mut self) -> u32 {
+        let samples = &mut self.contexts[self.current].samples;
+        *samples = samples.saturating_add(1);
+        *samples
     }
 
     /// Opens the window of an address; false if it is open or cannot be.

@@ -145,6 +145,12 @@ impl Windows {
         self.contexts[context].enabled
     }
 
+    /// Whether a context has its table.
+    #[inline]
+    pub(crate) fn is_enabled(&self, context: usize) -> bool {
+        self.contexts[context].enabled
+    }
+
     /// Opens the window of an address; false if it is there already, or cannot be.
     pub(crate) fn open(&mut self, areas: &mut Areas, context: usize, linear: u64) -> bool {
         let stretch = stretch_of(linear);

@@ -239,7 +239,7 @@ impl SoftVcpu {
             keys: state.cr4 & Cr4::PKE.bits() != 0,
             unchecked: !self.checking,
             grouped: true,
-            windows: false,
+            windows: self.cpu.cpl == 3 && self.cpu.bus.tlb.has_windows(),
             path: false,
         }
     }

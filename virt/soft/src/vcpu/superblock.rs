@@ -31,6 +31,8 @@ const HOT_SAMPLES: u8 = 60;
 const FEW: u32 = 48;
 /// ... so many samples are enough: programs with few hot places run fast at once.
 const HOT_SAMPLES_OF_FEW: u8 = 12;
+/// Samples of a context, of whatever code, after which all its code uses windows.
+const LASTING: u32 = 120;
 /// Runs of a block that make it hot in lockstep, where there are no samples.
 const HOT_WHEN_CHECKED: u8 = 6;
 /// Blocks whose samples are counted at once.
@@ -110,6 +112,9 @@ impl SoftVcpu {
         let key = self.native.as_ref().expect("it just ran").block(block).key;
         let linear = rip & !0xfff | key.ram & 0xfff;
         let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
+        if self.cpu.bus.tlb.count_sample() == LASTING {
+            self.cpu.bus.tlb.enable_windows();
+        }
         let context = self.cpu.bus.tlb.gs_base();
         if key.gates.path || !key.gates.grouped || !self.heats(context, linear, enough) {
             return;
