@@ -36,6 +36,9 @@ impl Hasher for Mix {
     fn write_u8(&mut self, value: u8) {
         self.0 = self.0.wrapping_add(u64::from(value)).rotate_left(7);
     }
+    fn write_i32(&mut self, value: i32) {
+        self.write_u64(u64::from(value as u32));
+    }
     fn write_usize(&mut self, value: usize) {
         self.write_u64(value as u64);
     }
@@ -55,8 +58,6 @@ pub(crate) struct Block {
     /// Code bytes.
     pub(crate) bytes: u32,
     key: u64,
-    /// Times it ran.
-    heat: u32,
     /// Page of RAM the block starts in, and the one its only op ends in if that is another.
     pub(crate) page: u64,
     pub(crate) second_page: Option<u64>,
@@ -131,19 +132,6 @@ impl BlockCache {
         self.blocks[block as usize].as_ref().expect("jumps and maps name live blocks only")
     }
 
-    /// Counts a run of a block.
-    #[inline(always)]
-    pub(crate) fn warm(&mut self, block: u32) {
-        if let Some(block) = &mut self.blocks[block as usize] {
-            block.heat = block.heat.saturating_add(1);
-        }
-    }
-
-    /// How often a block ran.
-    pub(crate) fn heat(&self, block: u32) -> u32 {
-        self.get(block).heat
-    }
-
     /// Takes a new block in; returns its index and whether everything else had to go for it.
     pub(crate) fn insert(
         &mut self,
@@ -159,7 +147,7 @@ impl BlockCache {
         self.ops += ops.len();
         let page = ram >> 12;
         let key = key(ram, size);
-        let block = Block { ops: ops.into(), bytes, key, heat: 0, page, second_page };
+        let block = Block { ops: ops.into(), bytes, key, page, second_page };
         let index = self.free.pop().unwrap_or_else(|| {
             self.blocks.push(None);
             (self.blocks.len() - 1) as u32

@@ -51,10 +51,11 @@ fn slot(linear: u64) -> usize {
     (linear >> 12) as usize % TLB_ENTRIES
 }
 
-/// A page of another slot: no address that looks at this one can match.
+/// A page of another slot: no address that looks at this one can match. It is 0 in all slots but
+/// the first, so that tables are empty without being touched.
 #[inline(always)]
 fn no_tag(slot: usize) -> u64 {
-    (slot as u64 ^ 1) << 12
+    u64::from(slot == 0) << 12
 }
 
 fn empty(slot: usize) -> TlbEntry {
@@ -158,14 +159,10 @@ impl Tlb {
         Ok(tlb)
     }
 
-    /// Empties a context's tables before its first use.
+    /// Empties a context's tables, which are all zero, before its first use.
     fn prepare(&mut self, index: usize) {
-        for (place, entry) in self.areas.tlb_mut(index).iter_mut().enumerate() {
-            *entry = empty(place);
-        }
-        for (place, entry) in self.areas.jumps_mut(index).iter_mut().enumerate() {
-            *entry = no_jump(place);
-        }
+        self.areas.tlb_mut(index)[0] = empty(0);
+        self.areas.jumps_mut(index)[0] = no_jump(0);
         *self.areas.victim_generation(index) = 1;
         let links = self.areas.links_mut(index);
         links[..self.unlinked.len()].copy_from_slice(&self.unlinked);
@@ -459,8 +456,9 @@ impl Tlb {
     }
 }
 
+/// An address of another entry, as [`no_tag`].
 fn no_jump(place: usize) -> JumpEntry {
-    JumpEntry { linear: place as u64 ^ 1, code: 0 }
+    JumpEntry { linear: u64::from(place == 0), code: 0 }
 }
 
 /// Jumps of translated code.

@@ -4,7 +4,7 @@
 //! -4096      NativeState: the same page in every area
 //! TLB        1024 entries of 32 bytes: read, write and fetch tag, host address of the page
 //! PRIVATE    what only this context has: the victims' generation
-//! JUMPS      16384 entries of 16 bytes: linear address, host code
+//! JUMPS      65536 entries of 16 bytes: linear address, host code
 //! LINKS      host code for each branch that leaves its page
 //! VICTIMS    4096 entries like the TLB's, tags with the generation in their low bits
 //! WINDOWS    65536 entries of 8 bytes: what to add to an address in each 4 GiB of the guest's
@@ -31,9 +31,9 @@ pub(crate) const TLB_HOST: usize = 24;
 pub(crate) const PRIVATE: usize = TLB + TLB_ENTRIES * TLB_ENTRY;
 
 /// Entries of the jump cache.
-pub(crate) const JUMP_ENTRIES: usize = 16384;
+pub(crate) const JUMP_ENTRIES: usize = 65536;
 /// An address's entry: its low bits, xor'ed with those this far up.
-pub(crate) const JUMP_SHIFT: u8 = 14;
+pub(crate) const JUMP_SHIFT: u8 = 16;
 /// Where the jump cache begins.
 pub(crate) const JUMPS: usize = PRIVATE + 64;
 

@@ -12,13 +12,14 @@ use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
 
 /// Longest block, in instructions.
-const BLOCK_INSTRUCTIONS: usize = 64;
+pub(crate) const BLOCK_INSTRUCTIONS: usize = 64;
 /// Branches that a block goes on behind, when they are not taken.
 const PASSED_BRANCHES: usize = 3;
 
 /// What a block is made from.
 pub(crate) struct Source<'a> {
-    /// Code from the block's start to the end of its page, or 15 bytes across it.
+    /// Code from the block's start to the end of its page (or more than a block can be made
+    /// from), or 15 bytes across it.
     pub(crate) bytes: &'a [u8],
     /// Start of the block in its page.
     pub(crate) offset: u32,

@@ -45,5 +45,5 @@ mod system;
 mod tests;
 mod window;
 
-pub(crate) use emit::{Numbers, Source, Tools, translate};
+pub(crate) use emit::{BLOCK_INSTRUCTIONS, Numbers, Source, Tools, translate};
 pub(crate) use site::{Link, Site, SiteKind};

@@ -113,8 +113,8 @@ impl SoftVcpu {
         size: CodeSize,
     ) -> Result<Code, Exception> {
         self.cpu.bus.watch_code_page(ram.0 >> 12);
-        let mut bytes = [0; 4096];
-        let left = 4096 - (ram.0 & 0xfff) as usize;
+        let mut bytes = [0; BLOCK_OPS * 15];
+        let left = (4096 - (ram.0 & 0xfff) as usize).min(bytes.len());
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
         let mut ops = std::mem::take(&mut self.decoded);
         ops.clear();

@@ -368,8 +368,13 @@ impl Library {
             live: true,
             extra: has_pages.then(|| Box::new(Extra { pages: pages.into(), ..Extra::default() })),
         };
-        for page in made.ram_pages() {
-            self.by_page.entry(page).or_default().push(block);
+        match made.second.is_none() && !has_pages {
+            true => self.by_page.entry(key.ram >> 12).or_default().push(block),
+            false => {
+                for page in made.ram_pages() {
+                    self.by_page.entry(page).or_default().push(block);
+                }
+            }
         }
         region.blocks.push(made);
         self.tools.take_back(draft);

@@ -7,6 +7,7 @@ mod gate;
 mod library;
 mod native;
 mod run;
+mod runs;
 mod sides;
 mod sites;
 mod superblock;
@@ -35,6 +36,8 @@ pub(crate) struct SoftVcpu {
     decoded: Vec<Op<SoftBus>>,
     /// Translated code, where the host allows it.
     native: Option<Library>,
+    /// How often what is not translated ran.
+    runs: runs::Runs,
     announced: Announced,
     /// Interpreter and translator run in lockstep.
     checking: bool,
@@ -73,6 +76,7 @@ impl SoftVcpu {
             cache: BlockCache::new(),
             decoded: Vec::new(),
             native: native_library(&shared)?,
+            runs: runs::Runs::new(),
             announced: Announced::new(),
             checking: shared.execution == Execution::Check,
             ungrouped: false,

@@ -16,6 +16,7 @@ use x86::{Cr0, Cr4, Flags};
 use super::SoftVcpu;
 use super::code::Code;
 use super::library::{Key, Library};
+use super::runs::Heat;
 use super::superblock::LONGEST;
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
@@ -25,15 +26,13 @@ use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::stubs::TRAP_SITE;
-use crate::translate::{Site, SiteKind, Source};
+use crate::translate::{BLOCK_INSTRUCTIONS, Site, SiteKind, Source};
 
 /// Instructions between looks at the timer and at attention.
 const SLICE: u64 = 20_000;
 /// More instructions than can run between two polls: the rest of a path, a page of one-byte ones,
 /// a block, and a path up to its own poll.
 const SLACK: u64 = 4096 + 128 + 2 * LONGEST as u64;
-/// Times a block is interpreted before it is translated.
-const HOT: u32 = 6;
 /// Linear addresses from here on are the kernel's: one mapping, so code may be bound to it.
 const UPPER_HALF: u64 = 1 << 63;
 
@@ -70,7 +69,6 @@ impl SoftVcpu {
         let mut code = match self.cpu.bus.tlb.jump(linear) {
             _ if self.ungrouped => self.find_ungrouped(linear)?,
             Some(code) => code,
-            None if self.is_cold() => return None,
             None => self.find_native(linear)?,
         };
         if let Some(link) = link {
@@ -88,18 +86,9 @@ impl SoftVcpu {
         Some(self.left_at(site))
     }
 
-    /// Whether the code at RIP has not run often enough to be translated.
-    #[inline]
-    fn is_cold(&mut self) -> bool {
-        match self.code() {
-            Ok(Code::Block(block)) => !self.checking && self.cache.heat(block) < HOT,
-            _ => true,
-        }
-    }
-
     #[cold]
     fn check_block(&mut self, linear: u64) -> Option<Option<Exit>> {
-        if self.is_cold() {
+        if !matches!(self.code(), Ok(Code::Block(_))) {
             return None;
         }
         let block = if std::mem::take(&mut self.ungrouped) {
@@ -121,7 +110,16 @@ impl SoftVcpu {
     #[cold]
     #[inline(never)]
     fn find_native(&mut self, linear: u64) -> Option<u64> {
-        let block = self.native_block(linear)?;
+        let heat = self.runs.heat(linear);
+        if heat == Heat::Cold {
+            return None;
+        }
+        let (ram, key) = self.block_key(linear, true, None)?;
+        let block = match self.known_block(linear, &key) {
+            Some(block) => block,
+            None if heat == Heat::New => return None,
+            None => self.translate_block(linear, ram, key)?,
+        };
         let native = self.native.as_ref().expect("asked before");
         let code = native.address(block);
         if !self.checking {
@@ -150,22 +148,33 @@ impl SoftVcpu {
         grouped: bool,
         entry: Option<Recipe>,
     ) -> Option<u32> {
-        let ram = self.fetched(linear)?;
-        let key = Key {
-            ram: ram.0,
-            page: (linear >= UPPER_HALF).then_some(linear & !0xfff),
-            gates: Gates { grouped, ..self.gates() },
-            entry,
-        };
-        let native = self.native.as_ref()?;
-        if let Some(block) = native.find(&key) {
-            let Some(second) = native.block(block).second else { return Some(block) };
-            let next = (linear & !0xfff).wrapping_add(0x1000);
-            if self.fetched(next).map(|offset| offset.0 >> 12) == Some(second) {
-                return Some(block);
-            }
+        let (ram, key) = self.block_key(linear, grouped, entry)?;
+        match self.known_block(linear, &key) {
+            Some(block) => Some(block),
+            None => self.translate_block(linear, ram, key),
         }
-        self.translate_block(linear, ram, key)
+    }
+
+    /// Where code lies, and what its block would be found by.
+    fn block_key(
+        &mut self,
+        linear: u64,
+        grouped: bool,
+        entry: Option<Recipe>,
+    ) -> Option<(RamOffset, Key)> {
+        let ram = self.fetched(linear)?;
+        let page = (linear >= UPPER_HALF).then_some(linear & !0xfff);
+        let gates = Gates { grouped, ..self.gates() };
+        Some((ram, Key { ram: ram.0, page, gates, entry }))
+    }
+
+    /// The block of a key, if it was translated.
+    fn known_block(&mut self, linear: u64, key: &Key) -> Option<u32> {
+        let native = self.native.as_ref()?;
+        let block = native.find(key)?;
+        let Some(second) = native.block(block).second else { return Some(block) };
+        let next = (linear & !0xfff).wrapping_add(0x1000);
+        (self.fetched(next).map(|offset| offset.0 >> 12) == Some(second)).then_some(block)
     }
 
     /// Place in RAM of code, without raising anything.
@@ -181,8 +190,8 @@ impl SoftVcpu {
 
     fn translate_block(&mut self, linear: u64, ram: RamOffset, key: Key) -> Option<u32> {
         self.cpu.bus.watch_code_page(ram.0 >> 12);
-        let left = 4096 - (ram.0 & 0xfff) as usize;
-        let mut bytes = [0; 4096 + 16];
+        let mut bytes = [0; 15 * BLOCK_INSTRUCTIONS + 16];
+        let left = (4096 - (ram.0 & 0xfff) as usize).min(15 * BLOCK_INSTRUCTIONS);
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
         let mut second = None;
         let mut available = left;
@@ -194,6 +203,7 @@ impl SoftVcpu {
             available = left + 15;
             second = Some(page);
         }
+        self.runs.forget(linear);
         let gates = key.gates;
         let source = Source {
             bytes: &bytes[..available],

@@ -81,7 +81,7 @@ impl SoftVcpu {
         }
         match self.code() {
             Ok(Code::Block(index)) => {
-                self.cache.warm(index);
+                self.runs.note(self.cpu.rip());
                 let block = self.cache.get(index);
                 if !self.inside_code_segment(block.bytes) || left < block.ops.len() as u64 {
                     return self.step();

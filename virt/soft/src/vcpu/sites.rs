@@ -12,9 +12,11 @@
 //! because regions of code memory are full before ([`Sites::is_full`]).
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use interp::Op;
 
+use crate::block::Mix;
 use crate::bus::SoftBus;
 use crate::translate::flags::Place;
 use crate::translate::{Site, SiteKind};
@@ -39,7 +41,7 @@ struct Packed([u32; 4]);
 pub(super) struct Sites {
     packed: Vec<Packed>,
     places: Vec<Place>,
-    numbers: HashMap<Place, u32>,
+    numbers: HashMap<Place, u32, BuildHasherDefault<Mix>>,
     /// Decoded instructions, with their sites.
     ops: Vec<(u32, Op<SoftBus>)>,
 }
