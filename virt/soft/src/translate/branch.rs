@@ -92,8 +92,11 @@ impl Emitter<'_> {
         self.leave_unlinked(link);
     }
 
-    /// Tells code at a branch's target which page it is in.
+    /// Tells code at a branch's target which page it is in, unless all code there knows.
     fn enter_page(&mut self, target: i32) {
+        if self.source.gates.windows {
+            return;
+        }
         let pages = target & !0xfff;
         match self.source.page.map(|page| page.wrapping_add(pages as i64 as u64)) {
             None => {
@@ -239,9 +242,11 @@ impl Emitter<'_> {
             let from = self.asm.jcc(cond::NOT_EQUAL);
             self.stubs.push(Stub::Target { from, site });
         }
-        // Also where this block does not use it: the target may lie in the lower half.
-        self.asm.alu_imm(true, Alu::And, S0, !0xfff);
-        self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        if !self.source.gates.windows {
+            // Also where this block does not use it: the target may lie in the lower half.
+            self.asm.alu_imm(true, Alu::And, S0, !0xfff);
+            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        }
         let code = Mem::GsIndex(S1, JUMPS as i32 + 8);
         if matches!(self.place, Place::Native { .. }) {
             self.asm.jmp_mem(code);

@@ -29,16 +29,13 @@ pub(super) struct Gate {
 }
 
 impl Library {
-    /// All blocks that begin where one does, but for superblocks and for those without groups, which
-    /// run when the others cannot.
+    /// All blocks that begin where one does and that are entered alike: superblocks are not among
+    /// them, nor those without groups, which run when the others cannot.
     pub(super) fn siblings(&self, block: u32) -> Vec<u32> {
         let key = self.block(block).key;
         let is_sibling = |&number: &u32| {
             let other = self.block(number).key;
-            other.ram == key.ram
-                && other.page == key.page
-                && other.gates.grouped
-                && !other.gates.path
+            other.ram == key.ram && other.page == key.page && other.gates == key.gates
         };
         self.on_page(key.ram >> 12).iter().copied().filter(is_sibling).collect()
     }

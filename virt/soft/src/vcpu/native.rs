@@ -163,8 +163,10 @@ impl SoftVcpu {
         entry: Option<Recipe>,
     ) -> Option<(RamOffset, Key)> {
         let ram = self.fetched(linear)?;
-        let page = (linear >= UPPER_HALF).then_some(linear & !0xfff);
         let gates = Gates { grouped, ..self.gates() };
+        // Code of a lasting context gains more by knowing its addresses than others could share.
+        let bound = linear >= UPPER_HALF || gates.windows;
+        let page = bound.then_some(linear & !0xfff);
         Some((ram, Key { ram: ram.0, page, gates, entry }))
     }
 

@@ -114,12 +114,17 @@ impl SoftVcpu {
         let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
         if self.cpu.bus.tlb.count_sample() == LASTING {
             self.cpu.bus.tlb.enable_windows();
+            return;
         }
         let context = self.cpu.bus.tlb.gs_base();
         if key.gates.path || !key.gates.grouped || !self.heats(context, linear, enough) {
             return;
         }
-        self.want_superblock(block, linear);
+        if key.gates.windows {
+            self.want_superblock(block, linear);
+        } else if self.cpu.bus.tlb.enable_windows() {
+            self.want_superblock_at(linear);
+        }
     }
 
     /// Counts a sample; true for the one that makes an address hot.
