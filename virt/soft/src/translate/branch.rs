@@ -10,6 +10,7 @@ use super::emit::{Emitter, Stub};
 use super::facts::{Fact, gpr_of};
 use super::flags::Place;
 use super::registers::{RSP, S0, S1, is_taken};
+use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, JUMPS, LINKS};
 use crate::cache::state::at;
@@ -19,6 +20,7 @@ const PAGE: std::ops::Range<i32> = 0..4096;
 impl Emitter<'_> {
     /// Goes to a place known now, with the flags in the host's.
     pub(super) fn jump_to(&mut self, target: i32) {
+        self.restore_names();
         if self.is_sure(target) {
             if self.source.path.is_some() {
                 self.enter_page(target);
@@ -224,6 +226,7 @@ impl Emitter<'_> {
 
     /// Goes to the linear address in S0 by way of the jump cache.
     pub(super) fn go_to_target(&mut self, index: usize, rsp_move: i32) {
+        self.restore_names();
         self.clobber_at_end();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
@@ -309,6 +312,7 @@ impl Emitter<'_> {
         while next < self.stubs.len() {
             let stub = std::mem::replace(&mut self.stubs[next], Stub::Done);
             next += 1;
+            self.is_renamed = self.renaming != Renaming::default();
             match stub {
                 Stub::Done => {}
                 Stub::Miss { from, back, site, write } => {

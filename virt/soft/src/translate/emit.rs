@@ -8,6 +8,7 @@ use super::flags::{Place, Recipe, serves};
 use super::group::{self, Groups, Value, Values};
 use super::path::{self, Path};
 use super::registers::BUDGET;
+use super::rename::Renaming;
 use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
 
@@ -65,6 +66,8 @@ pub(crate) struct Draft {
     pub(crate) instructions: u16,
     /// It has to save the flags it is entered with, for want of a recipe.
     pub(crate) saves_entry: bool,
+    /// Registers that have other names in it, where it is left for the interpreter.
+    pub(crate) renaming: Renaming,
 }
 
 /// What translation needs anew for every block, kept between them.
@@ -151,6 +154,10 @@ pub(super) struct Emitter<'a> {
     saves_entry: bool,
     /// The recipe of an instruction whose memory operand was kept for it.
     pub(super) copied: Option<Recipe>,
+    /// Registers that have other names in this path.
+    pub(super) renaming: Renaming,
+    /// They have here.
+    pub(super) is_renamed: bool,
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
@@ -170,10 +177,13 @@ pub(crate) fn translate(
     spare.sites.clear();
     spare.links.clear();
     spare.traps.clear();
-    match source.path {
-        Some(path) => path::decode(source, path, factory, facts, announced),
-        None => decode(source, factory, facts, announced),
-    }
+    let renaming = match source.path {
+        Some(path) => path::decode(source, path, (factory, encoder), facts, announced),
+        None => {
+            decode(source, factory, facts, announced);
+            Renaming::default()
+        }
+    };
     let grouped = source.gates.grouped && !source.gates.windows;
     let groups = if grouped { group::find(facts) } else { Groups::default() };
     for (index, member) in groups.members.iter().enumerate() {
@@ -210,6 +220,8 @@ pub(crate) fn translate(
         entry_flags: true,
         saves_entry: false,
         copied: None,
+        renaming,
+        is_renamed: renaming != Renaming::default(),
     };
     match source.path {
         Some(_) => emitter.path(),
@@ -219,7 +231,16 @@ pub(crate) fn translate(
     let Emitter { asm, other, sites, links, traps, saves_entry, stubs: mut used, .. } = emitter;
     used.clear();
     *stubs = used;
-    Draft { code: other.bytes, cold: asm.bytes, sites, links, traps, instructions, saves_entry }
+    Draft {
+        code: other.bytes,
+        cold: asm.bytes,
+        sites,
+        links,
+        traps,
+        instructions,
+        saves_entry,
+        renaming,
+    }
 }
 
 /// Decodes up to the end of the page, a branch, or the limit.
@@ -242,7 +263,7 @@ fn decode(
         }
         let known = !ins.is_invalid() && announced(&ins);
         let mut fact = examine(factory, &ins, offset, source.gates, known);
-        fact.code_at = offset as u32 - source.offset;
+        fact.code_at = Some(offset as u32 - source.offset);
         let ends = fact.kind.ends_block() && !passes(&fact, &mut passed);
         facts.push(fact);
         if ends {

@@ -116,8 +116,8 @@ pub(crate) struct Fact {
     pub(crate) ins: Instruction,
     /// Distance from the start of the page the block starts in.
     pub(crate) offset: i32,
-    /// Where its bytes lie in the source's.
-    pub(crate) code_at: u32,
+    /// Where its bytes lie in the source's, if they say what it says.
+    pub(crate) code_at: Option<u32>,
     /// Where a superblock goes on behind it, if it moves control.
     pub(crate) follows: Option<i32>,
     pub(crate) kind: Kind,
@@ -197,7 +197,7 @@ pub(crate) fn examine(
     let mut fact = Fact {
         ins: *ins,
         offset,
-        code_at: 0,
+        code_at: None,
         follows: None,
         kind: Kind::Interpret,
         access: None,

@@ -35,6 +35,7 @@ mod memory;
 pub(crate) mod path;
 mod plain;
 pub(crate) mod registers;
+pub(crate) mod rename;
 pub(crate) mod site;
 mod stack;
 mod string;

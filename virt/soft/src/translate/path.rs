@@ -6,13 +6,14 @@
 //! Invariant: a path is bound to linear addresses. It runs only while each of its pages is the
 //! page of RAM it was recorded from.
 
-use iced_x86::{Decoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Source, Stub, poll_position};
 use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RSP, S0, S1};
+use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::LINKS;
 use crate::cache::state::at;
@@ -43,22 +44,61 @@ impl Path {
 pub(super) fn decode(
     source: &Source<'_>,
     path: &Path,
+    (factory, encoder): (&mut InstructionInfoFactory, &mut Encoder),
+    facts: &mut Vec<Fact>,
+    announced: &mut dyn FnMut(&Instruction) -> bool,
+) -> Renaming {
+    let instructions = instructions(source, path);
+    let renaming = Renaming::choose(&instructions, factory, encoder);
+    let whole = examine_all(source, path, (&instructions, renaming), factory, facts, announced);
+    if whole || renaming == Renaming::default() {
+        return renaming;
+    }
+    // Perhaps it is the names that the translator cannot follow.
+    let length = facts.len();
+    facts.clear();
+    let none = Renaming::default();
+    examine_all(source, path, (&instructions, none), factory, facts, announced);
+    if facts.len() > length {
+        return none;
+    }
+    facts.clear();
+    examine_all(source, path, (&instructions, renaming), factory, facts, announced);
+    renaming
+}
+
+fn instructions(source: &Source<'_>, path: &Path) -> Vec<Instruction> {
+    let page = source.page.expect("paths are bound to addresses");
+    let mut code_at = 0;
+    let decode = |step: &Step| {
+        let bytes = &source.bytes[code_at..code_at + usize::from(step.length)];
+        code_at += usize::from(step.length);
+        let offset = step.linear.wrapping_sub(page);
+        Decoder::with_ip(64, bytes, offset, DECODING).decode()
+    };
+    path.steps.iter().map(decode).collect()
+}
+
+/// False: there is an instruction that the translator cannot follow.
+fn examine_all(
+    source: &Source<'_>,
+    path: &Path,
+    (instructions, renaming): (&[Instruction], Renaming),
     factory: &mut InstructionInfoFactory,
     facts: &mut Vec<Fact>,
     announced: &mut dyn FnMut(&Instruction) -> bool,
-) {
+) -> bool {
     let page = source.page.expect("paths are bound to addresses");
     let mut code_at = 0;
-    let mut ins = Instruction::default();
-    for (index, step) in path.steps.iter().enumerate() {
+    for (index, (step, ins)) in path.steps.iter().zip(instructions).enumerate() {
         let length = usize::from(step.length);
-        let bytes = &source.bytes[code_at..code_at + length];
+        let known = !ins.is_invalid() && ins.len() == length && announced(ins);
+        let mut ins = *ins;
+        let renamed = renaming.apply(&mut ins);
         let offset = step.linear.wrapping_sub(page) as i64;
-        Decoder::with_ip(64, bytes, offset as u64, DECODING).decode_out(&mut ins);
-        let known = !ins.is_invalid() && ins.len() == length && announced(&ins);
         let mut fact = examine(factory, &ins, offset as i32, source.gates, known);
-        fact.code_at = code_at as u32;
-        code_at += length;
+        fact.code_at = (!renamed).then_some(code_at);
+        code_at += length as u32;
         let next = path.steps.get(index + 1).map_or(path.next, |next| next.linear);
         let inside = index + 1 < path.steps.len() || path.is_closed();
         if inside && fact.kind.ends_block() && fact.kind != Kind::Interpret {
@@ -67,9 +107,10 @@ pub(super) fn decode(
         let last = fact.kind == Kind::Interpret;
         facts.push(fact);
         if last {
-            break;
+            return false;
         }
     }
+    true
 }
 
 /// What a branch is where the path goes on behind it.
@@ -91,6 +132,7 @@ impl Emitter<'_> {
         let count = facts.len();
         let closed = facts[count - 1].follows == Some(facts[0].offset)
             || !facts[count - 1].kind.ends_block() && self.source.closes;
+        self.exchange();
         if closed {
             self.ready_all_units();
         }
@@ -115,6 +157,23 @@ impl Emitter<'_> {
             self.want_native();
             self.spend(count);
             self.jump_to(next);
+        }
+    }
+
+    /// The renamed registers' values change places.
+    fn exchange(&mut self) {
+        for (taken, other) in self.renaming.pairs() {
+            self.asm.load(S1, Mem::Gs(at::reg(taken)));
+            self.asm.store(Mem::Gs(at::reg(taken)), other);
+            self.asm.mov(other, S1);
+        }
+    }
+
+    /// Where a path is left for other code: values are in their places from here on. Changes S1.
+    pub(super) fn restore_names(&mut self) {
+        if std::mem::take(&mut self.is_renamed) {
+            self.exchange();
+            self.place = self.renaming.place(self.place);
         }
     }
 
@@ -213,6 +272,7 @@ impl Emitter<'_> {
 
     /// Out of line: an indirect branch of the path that goes elsewhere, to the target in S0.
     pub(super) fn elsewhere(&mut self, index: usize, rsp_move: i32, polled: bool) {
+        self.restore_names();
         if rsp_move != 0 {
             self.move_rsp(rsp_move);
         }

@@ -90,10 +90,15 @@ impl Emitter<'_> {
         self.copied = Some(recipe);
     }
 
-    /// The instruction's own bytes.
+    /// The instruction's own bytes, or what says the same with other registers.
     fn copy(&mut self, fact: &Fact) {
-        let start = fact.code_at as usize;
-        self.asm.bytes.extend(&self.source.bytes[start..start + fact.ins.len()]);
+        match fact.code_at {
+            None => self.encode(&fact.ins),
+            Some(start) => {
+                let start = start as usize;
+                self.asm.bytes.extend(&self.source.bytes[start..start + fact.ins.len()]);
+            }
+        }
     }
 
     fn encode(&mut self, ins: &Instruction) {

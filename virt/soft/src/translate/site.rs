@@ -28,6 +28,13 @@ pub(crate) enum SiteKind {
     Trap,
 }
 
+impl SiteKind {
+    /// Whether the block lies behind: its registers' values are back in their places.
+    pub(crate) fn is_behind(self) -> bool {
+        matches!(self, Self::Link(_) | Self::Target { .. } | Self::Elsewhere { .. } | Self::Hot)
+    }
+}
+
 /// A place where a block can be left. Kept packed: see `vcpu::sites`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Site {

@@ -28,6 +28,7 @@ use crate::cache::layout::LINK_SLOTS;
 use crate::cache::signal::Guards;
 use crate::translate::facts::Gates;
 use crate::translate::flags::Recipe;
+use crate::translate::rename::Renaming;
 use crate::translate::stubs::{Stubs, shared};
 use crate::translate::{Link, Numbers, Site, Source, Tools, translate};
 
@@ -87,6 +88,8 @@ pub(super) struct Extra {
     pub(super) pages: Box<[(u64, u64)]>,
     /// A path's instructions, by linear address, where lockstep asks for them.
     pub(super) steps: Option<Arc<[u64]>>,
+    /// Registers that have other names in a path.
+    pub(super) renaming: Renaming,
     /// Code that others enter through, if a superblock may stand for the block.
     pub(super) gate: Option<Gate>,
 }
@@ -100,6 +103,11 @@ impl NativeBlock {
     /// A path's instructions, by linear address, where lockstep asks for them.
     pub(super) fn steps(&self) -> Option<Arc<[u64]>> {
         self.extra.as_ref()?.steps.clone()
+    }
+
+    /// Registers that have other names in a path.
+    pub(super) fn renaming(&self) -> Option<Renaming> {
+        self.extra.as_ref().map(|extra| extra.renaming)
     }
 
     /// Code that others enter through.
@@ -366,7 +374,10 @@ impl Library {
             instructions: draft.instructions,
             saves_entry: draft.saves_entry && !has_pages,
             live: true,
-            extra: has_pages.then(|| Box::new(Extra { pages: pages.into(), ..Extra::default() })),
+            extra: has_pages.then(|| {
+                let renaming = draft.renaming;
+                Box::new(Extra { pages: pages.into(), renaming, ..Extra::default() })
+            }),
         };
         match made.second.is_none() && !has_pages {
             true => self.by_page.entry(key.ram >> 12).or_default().push(block),

@@ -351,7 +351,8 @@ impl SoftVcpu {
             number
         };
         let mut site = native.site(number);
-        let page = native.block(site.block).key.page;
+        let block = native.block(site.block);
+        let (page, renaming) = (block.key.page, block.renaming());
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
         let left = state.budget + if was_kicked(state.budget) { KICKED } else { 0 };
@@ -364,6 +365,11 @@ impl SoftVcpu {
             Place::Native { .. } | Place::Saved => flags::from_saved(state.flags),
         };
         self.cpu.flags = LazyFlags::from_bits(rflags);
+        if let Some(renaming) = renaming
+            && !site.kind.is_behind()
+        {
+            renaming.undo(&mut self.cpu.regs[..16]);
+        }
         // RF and VM, which are hidden, are clear in translated code.
         self.cpu.state.rflags = state.other_flags | state.interrupts | state.access;
         self.cpu.state.segments[4].base = state.segment_bases[0];
