@@ -67,7 +67,7 @@ struct Watchpoints {
 impl SoftBus {
     pub(crate) fn new(shared: Arc<Shared>, own: Arc<VcpuShared>) -> Result<Self, EngineError> {
         Ok(Self {
-            tlb: Tlb::new(&shared.memory)?,
+            tlb: Tlb::new(&shared.memory, shared.vcpus.len())?,
             memory: shared.memory.clone(),
             context: Context::default(),
             io: IoSlot::default(),

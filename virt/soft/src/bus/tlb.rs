@@ -125,7 +125,8 @@ fn pcid(context: &Context) -> Option<u16> {
 }
 
 impl Tlb {
-    pub(crate) fn new(memory: &Arc<GuestMemory>) -> Result<Self, EngineError> {
+    /// The TLB of one of so many vCPUs.
+    pub(crate) fn new(memory: &Arc<GuestMemory>, vcpus: usize) -> Result<Self, EngineError> {
         let mut tlb = Self {
             areas: Areas::new(CONTEXTS + 1)?,
             contexts: (0..=CONTEXTS)
@@ -151,7 +152,7 @@ impl Tlb {
             clock: 0,
             ram: memory.host_base() as u64,
             unlinked: Vec::new(),
-            windows: Windows::new(memory.clone(), CONTEXTS + 1),
+            windows: Windows::new(memory.clone(), CONTEXTS + 1, vcpus),
             peers: Peers::default(),
         };
         tlb.prepare(0);
@@ -750,7 +751,8 @@ mod tests {
     use super::*;
 
     fn tlb() -> Tlb {
-        Tlb::new(&Arc::new(GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap())).unwrap()
+        let memory = GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap();
+        Tlb::new(&Arc::new(memory), 1).unwrap()
     }
 
     fn context(cr3: u64, user: bool) -> Context {

@@ -43,9 +43,9 @@ const GUARD: u64 = 1 << 21;
 pub(crate) const REACH: i32 = 1 << 20;
 /// Stretches a context can have a window for.
 const MOST_WINDOWS: usize = 64;
-/// Pages shown at once by a vCPU; each may be a mapping of its own, of which the host allows a
-/// process 65,530 (vm.max_map_count).
-const MOST_PAGES: usize = 24_000;
+/// Pages shown at once by all vCPUs of a VM; each may be a mapping of its own, of which the host
+/// allows a process 65,530 (vm.max_map_count).
+const MOST_PAGES: usize = 48_000;
 
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
 
@@ -116,12 +116,14 @@ pub(crate) struct Windows {
     spare: Vec<Reservation>,
     /// Where pages of RAM are shown writable: context and linear page.
     writable: Map<u64, Vec<(usize, u64)>>,
-    /// Pages shown.
+    /// Pages shown, and the most there may be.
     shown: usize,
+    most: usize,
 }
 
 impl Windows {
-    pub(crate) fn new(memory: Arc<GuestMemory>, contexts: usize) -> Self {
+    /// Windows of so many contexts, for one of so many vCPUs.
+    pub(crate) fn new(memory: Arc<GuestMemory>, contexts: usize, vcpus: usize) -> Self {
         Self {
             memory,
             nowhere: None,
@@ -129,6 +131,7 @@ impl Windows {
             spare: Vec::new(),
             writable: Map::default(),
             shown: 0,
+            most: MOST_PAGES / vcpus,
         }
     }
 
@@ -188,9 +191,14 @@ impl Windows {
     /// Shows a run of pages, which lie together in RAM, too. False: the host has no room, and
     /// nothing is shown any more in this context.
     pub(crate) fn show(&mut self, context: usize, page: u64, count: u64, first: Shown) -> bool {
-        if self.shown + count as usize > MOST_PAGES {
-            self.hide_all(context);
-            return false;
+        while self.shown + count as usize > self.most {
+            let largest = |&index: &usize| self.contexts[index].pages.len();
+            let others = (0..self.contexts.len()).filter(|&index| index != context);
+            let other = others.max_by_key(largest).filter(|index| largest(index) > 0);
+            self.hide_all(other.unwrap_or(context));
+            if other.is_none() {
+                return false;
+            }
         }
         let stretch = stretch_of(page);
         let Self { memory, contexts, writable, shown, .. } = self;
@@ -312,5 +320,31 @@ fn forget_writable(map: &mut Map<u64, Vec<(usize, u64)>>, ram: u64, context: usi
     places.retain(|&place| place != (context, page));
     if places.is_empty() {
         map.remove(&ram);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::memory::GuestPhys;
+
+    #[test]
+    fn what_is_shown_elsewhere_makes_room() {
+        let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap());
+        let mut areas = Areas::new(2).unwrap();
+        let mut windows = Windows::new(memory, 2, MOST_PAGES / 4);
+        for context in 0..2 {
+            assert!(windows.enable(&mut areas, context));
+            assert!(windows.open(&mut areas, context, 0x40_0000));
+        }
+        let first = Shown { ram: 5, writable: true };
+        assert!(windows.show(0, 0x40_0000, 3, first));
+        assert!(windows.show(1, 0x40_0000, 2, first));
+        assert_eq!((windows.shown, windows.at(0, 0x40_0000)), (2, None));
+        assert_eq!(windows.at(1, 0x40_1000), Some(Shown { ram: 6, writable: true }));
+        // Nobody else has anything to give.
+        assert!(!windows.show(1, 0x40_2000, 3, first));
+        assert_eq!((windows.shown, windows.at(1, 0x40_1000)), (0, None));
+        assert!(windows.writable.is_empty());
     }
 }

@@ -25,7 +25,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), PAGES << 12)]).unwrap());
-        let mut tlb = Tlb::new(&memory).unwrap();
+        let mut tlb = Tlb::new(&memory, 1).unwrap();
         tlb.switch(&interp::Context::default());
         let library = Library::new(BYTES).unwrap();
         let (blocks, links) = (Vec::new(), Vec::new());
