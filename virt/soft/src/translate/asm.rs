@@ -15,6 +15,8 @@ pub(crate) enum Mem {
     Base(u8, i32),
     /// [base + index + disp]
     Sum(u8, u8, i32),
+    /// [base + index * 2^scale + disp]
+    Scaled(u8, (u8, u8), i32),
 }
 
 /// Arithmetic with a /digit of the immediate group.
@@ -125,10 +127,13 @@ impl Asm {
                 self.base_disp(low, base, disp);
             }
             Mem::Sum(base, index, disp) => {
+                self.rm_forced(wide, opcode, reg, Mem::Scaled(base, (index, 0), disp), force);
+            }
+            Mem::Scaled(base, (index, scale), disp) => {
                 self.rex(wide, reg, index, base, force);
                 self.bytes.extend(opcode);
                 assert!(index != 4, "RSP is never an index");
-                self.sib_disp(low, (index & 7) << 3, base, disp);
+                self.sib_disp(low, scale << 6 | (index & 7) << 3, base, disp);
             }
         }
     }

@@ -66,6 +66,8 @@ pub(super) struct Values {
     swapped: bool,
     /// Sums of two registers that have a symbol of their own: base, index, log2 of the scale.
     sums: Vec<(u32, u32, u8, u32)>,
+    /// Registers whose value is known to be a 32-bit number, signed or not, a bit each.
+    narrow: u16,
 }
 
 impl Values {
@@ -76,12 +78,14 @@ impl Values {
             next: FRESH,
             swapped: false,
             sums: Vec::new(),
+            narrow: 0,
         }
     }
 
     /// Behind an instruction.
     pub(super) fn follow(&mut self, fact: &Fact) {
         self.swapped |= fact.kind == Kind::SwapGs;
+        self.narrow = self.narrow & !fact.writes | narrowed(fact);
         follow(fact, &mut self.registers, &mut self.next);
     }
 
@@ -89,6 +93,11 @@ impl Values {
     pub(super) fn register(&self, number: u8, by: i32) -> Value {
         let value = self.registers[number as usize];
         Value { offset: value.offset + i64::from(by), ..value }
+    }
+
+    /// Whether a register is known to hold a 32-bit number, signed or not.
+    pub(super) fn is_narrow(&self, number: u8) -> bool {
+        self.narrow >> number & 1 != 0
     }
 
     /// The linear address of a memory operand.
@@ -255,6 +264,57 @@ fn address(ins: &Instruction, registers: &[Value; 16]) -> Option<Value> {
         }
         _ => None,
     }
+}
+
+/// The register that an instruction leaves a 32-bit number in, as a bit.
+fn narrowed(fact: &Fact) -> u16 {
+    use Mnemonic as M;
+    let ins = &fact.ins;
+    if !matches!(fact.kind, Kind::Plain | Kind::Address) || ins.op0_kind() != OpKind::Register {
+        return 0;
+    }
+    let Some((number, size)) = gpr_of(ins.op0_register()) else { return 0 };
+    let extends = matches!(ins.mnemonic(), M::Movzx | M::Movsx | M::Movsxd);
+    // Not those that may leave the register alone.
+    let writes = extends
+        || matches!(
+            ins.mnemonic(),
+            M::Mov
+                | M::Lea
+                | M::Add
+                | M::Adc
+                | M::Sub
+                | M::Sbb
+                | M::And
+                | M::Or
+                | M::Xor
+                | M::Not
+                | M::Neg
+                | M::Inc
+                | M::Dec
+                | M::Imul
+                | M::Popcnt
+                | M::Bswap
+                | M::Andn
+                | M::Shlx
+                | M::Shrx
+                | M::Sarx
+                | M::Rorx
+                | M::Bextr
+        );
+    let masks = ins.mnemonic() == M::And
+        && matches!(ins.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
+        && ins.immediate(1) as i64 >= 0;
+    let shifts = matches!(ins.mnemonic(), M::Shl | M::Shr | M::Sar)
+        && ins.op1_kind() == OpKind::Immediate8
+        && ins.immediate(1) & 31 != 0;
+    let narrow = match size {
+        4 => writes || shifts,
+        8 => extends || masks,
+        _ => false,
+    };
+    let written = fact.writes >> number & 1 != 0;
+    u16::from(narrow && written) << number
 }
 
 /// Follows an instruction's register writes.

@@ -38,6 +38,8 @@ pub(super) enum Data {
     Sum(u8, i32),
     /// [S1 + disp]
     Led(i32),
+    /// [S0 + index * 2^scale + disp]; S1 is free.
+    Scaled((u8, u8), i32),
 }
 
 impl Data {
@@ -48,6 +50,7 @@ impl Data {
             Self::At(disp) => Mem::Base(S0, disp),
             Self::Sum(base, disp) => Mem::Sum(base, S1, disp),
             Self::Led(disp) => Mem::Base(S1, disp),
+            Self::Scaled(index, disp) => Mem::Scaled(S0, index, disp),
         }
     }
 }
@@ -129,7 +132,7 @@ impl Emitter<'_> {
             Data::Pair => self.join_address(),
             Data::Sum(base, disp) => self.asm.lea(true, S0, Some(base), Some((S1, 0)), disp),
             Data::Led(disp) => self.asm.lea(true, S0, Some(S1), None, disp),
-            Data::At(_) => return data,
+            Data::At(_) | Data::Scaled(..) => return data,
         }
         Data::At(0)
     }

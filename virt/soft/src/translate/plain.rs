@@ -192,16 +192,17 @@ impl Emitter<'_> {
 
 /// Points the memory operand at its data.
 fn point(ins: &mut Instruction, data: Data) {
-    let (base, index, disp) = match data {
-        Data::Pair => (S0, sized(S1, 8), 0),
-        Data::At(disp) => (S0, Register::None, disp),
-        Data::Sum(base, disp) => (base, sized(S1, 8), disp),
-        Data::Led(disp) => (S1, Register::None, disp),
+    let (base, index, scale, disp) = match data {
+        Data::Pair => (S0, sized(S1, 8), 0, 0),
+        Data::At(disp) => (S0, Register::None, 0, disp),
+        Data::Sum(base, disp) => (base, sized(S1, 8), 0, disp),
+        Data::Led(disp) => (S1, Register::None, 0, disp),
+        Data::Scaled((index, scale), disp) => (S0, sized(index, 8), scale, disp),
     };
     ins.set_segment_prefix(Register::None);
     ins.set_memory_base(sized(base, 8));
     ins.set_memory_index(index);
-    ins.set_memory_index_scale(1);
+    ins.set_memory_index_scale(1 << scale);
     ins.set_memory_displacement64(disp as i64 as u64);
     ins.set_memory_displ_size(u32::from(disp != 0));
 }

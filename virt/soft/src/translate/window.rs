@@ -3,7 +3,7 @@
 //! What leads to the window of an address serves all addresses near it, so S1 keeps it from one
 //! access to the next while both are at known distances from the same symbol.
 //!
-//! Invariant: whatever the registers hold, S1 is the table's entry for an address within REACH of
+//! Invariant: whatever the registers hold, S1 is the table's entry for an address within a guard of
 //! the one that S1 is added to.
 
 use iced_x86::{Instruction, Register};
@@ -59,9 +59,12 @@ impl Emitter<'_> {
         let base = ins.memory_base();
         if plain && ins.memory_index() == Register::None && base.is_gpr64() {
             let number = base.number() as u8;
-            if !is_taken(number) && disp.abs() <= REACH {
+            if !is_taken(number) {
                 return self.near_register(number, disp);
             }
+        }
+        if plain && let Some(data) = self.window_of_base(ins) {
+            return data;
         }
         let value = self.values.operand(ins);
         let bare = base == Register::None && ins.memory_index() == Register::None;
@@ -71,13 +74,13 @@ impl Emitter<'_> {
             _ => None,
         };
         match segment {
-            Some(segment) if bare && disp.abs() <= REACH && ins.memory_displ_size() != 4 => {
+            Some(segment) if bare && ins.memory_displ_size() != 4 => {
                 // S1 keeps what leads from the segment's base to its window.
                 self.asm.load(S0, Mem::Gs(at::segment_base(segment)));
                 self.lead(S0, value, disp);
                 Data::Sum(S0, disp)
             }
-            None if disp.abs() <= REACH && is_wide(ins) => {
+            None if is_wide(ins) => {
                 let mut moved = *ins;
                 moved.set_memory_displacement64(0);
                 // Loading a taken index changes S1.
@@ -91,6 +94,34 @@ impl Emitter<'_> {
                 Data::Sum(S0, 0)
             }
         }
+    }
+
+    /// An operand whose index is known to be so small that what leads to the base's window serves:
+    /// one look-up for a whole table, which does not wait for the index.
+    fn window_of_base(&mut self, ins: &Instruction) -> Option<Data> {
+        let (base, index) = (ins.memory_base(), ins.memory_index());
+        if !base.is_gpr64() || !index.is_gpr64() {
+            return None;
+        }
+        let (mut base, mut index) = (base.number() as u8, index.number() as u8);
+        let scale = ins.memory_index_scale().ilog2() as u8;
+        if !self.values.is_narrow(index) {
+            if scale != 0 || !self.values.is_narrow(base) {
+                return None;
+            }
+            std::mem::swap(&mut base, &mut index);
+        }
+        if is_taken(index) || index == RSP {
+            return None;
+        }
+        let value = self.values.register(base, 0);
+        let from = if is_taken(base) { S0 } else { base };
+        if from == S0 {
+            self.asm.load(S0, Mem::Gs(at::reg(base)));
+        }
+        self.lead(from, Some(value), 0);
+        self.asm.lea(true, S0, Some(from), Some((S1, 0)), 0);
+        Some(Data::Scaled((index, scale), ins.memory_displacement64() as i32))
     }
 
     fn near_register(&mut self, register: u8, disp: i32) -> Data {
