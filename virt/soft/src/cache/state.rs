@@ -25,6 +25,8 @@ pub(crate) struct NativeState {
     pub(crate) jump: u64,
     /// One value across a second access of the same instruction.
     pub(crate) temp: u64,
+    /// What leads from RSP to its window, in a block that keeps it.
+    pub(crate) stack_lead: u64,
     /// Value of the memory operand that made the flags.
     pub(crate) kept: u64,
     /// Linear address of the access that missed.
@@ -113,7 +115,8 @@ pub(crate) mod at {
 
     offsets! {
         BUDGET = budget; RIP_BASE = rip_base; FLAGS = flags; HOST_RSP = host_rsp;
-        TARGET = target; JUMP = jump; TEMP = temp; KEPT = kept; LINEAR = linear; RETRY = retry;
+        TARGET = target; JUMP = jump; TEMP = temp; STACK_LEAD = stack_lead;
+        KEPT = kept; LINEAR = linear; RETRY = retry;
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
         OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
         TSC_AUX = tsc_aux; INTERRUPTS = interrupts; OTHER_FLAGS = other_flags; PENDING = pending;

@@ -11,6 +11,7 @@ use super::registers::BUDGET;
 use super::rename::Renaming;
 use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
+use super::window;
 
 /// Longest block, in instructions.
 pub(crate) const BLOCK_INSTRUCTIONS: usize = 64;
@@ -133,6 +134,10 @@ pub(super) struct Emitter<'a> {
     pub(super) values: Values,
     /// The address whose window S1 leads to, unless S1 has changed.
     pub(super) lead: Option<Value>,
+    /// What RSP's accesses lead to is kept in memory: there are so many, with others between.
+    pub(super) keeps_stack_lead: bool,
+    /// The address whose window the kept one leads to.
+    pub(super) stack_lead: Option<Value>,
     /// The site of the access that comes next.
     pub(super) touching: Option<u32>,
     /// The budget was looked at; blocks are made so that they need not where they are left.
@@ -203,6 +208,8 @@ pub(crate) fn translate(
         held: None,
         values: Values::new(),
         lead: None,
+        keeps_stack_lead: source.gates.windows && window::returns_to_stack(facts),
+        stack_lead: None,
         touching: None,
         polled: source.path.is_none(),
         source,

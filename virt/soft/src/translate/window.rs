@@ -10,6 +10,7 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::Mem;
 use super::emit::Emitter;
+use super::facts::{Fact, Kind};
 use super::group::Value;
 use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
@@ -20,6 +21,8 @@ use crate::cache::windows::REACH;
 
 /// RBP.
 const RBP: u8 = 5;
+/// Returns to the stack that make what leads there worth keeping.
+const RETURNS: usize = 3;
 
 impl Emitter<'_> {
     /// Tells where an access's data is in its window. Changes S1, and S0 where the address is no
@@ -137,18 +140,25 @@ impl Emitter<'_> {
         if self.leads(start) {
             return;
         }
+        let keeps = self.keeps_stack_lead && register == RSP;
+        if keeps && are_near(self.stack_lead, start) {
+            self.asm.load(S1, Mem::Gs(at::STACK_LEAD));
+            self.hold(self.stack_lead);
+            return;
+        }
         self.asm.rorx(S1, register, 32);
         self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
         self.asm.load(S1, Mem::Table(S1, WINDOWS as i32));
         self.hold(start);
+        if keeps {
+            self.asm.store(Mem::Gs(at::STACK_LEAD), S1);
+            self.stack_lead = start;
+        }
     }
 
     /// Whether S1 leads from an address to its window.
     fn leads(&self, value: Option<Value>) -> bool {
-        let (Some(lead), Some(value)) = (self.lead, value) else { return false };
-        lead.symbol == value.symbol
-            && lead.offset.abs_diff(value.offset) <= u64::from(REACH.unsigned_abs())
-            && !self.asm.has_changed(S1)
+        are_near(self.lead, value) && !self.asm.has_changed(S1)
     }
 
     fn hold(&mut self, value: Option<Value>) {
@@ -186,6 +196,32 @@ impl Emitter<'_> {
             }
         }
     }
+}
+
+/// Whether what leads to the window of one address serves another one.
+fn are_near(lead: Option<Value>, value: Option<Value>) -> bool {
+    let (Some(lead), Some(value)) = (lead, value) else { return false };
+    lead.symbol == value.symbol
+        && lead.offset.abs_diff(value.offset) <= u64::from(REACH.unsigned_abs())
+}
+
+/// Whether a block comes back to the stack so often, from accesses elsewhere, that keeping what
+/// leads to it is worth a store.
+pub(super) fn returns_to_stack(facts: &[Fact]) -> bool {
+    let mut returns = 0;
+    let mut elsewhere = true;
+    for fact in facts {
+        let on_stack = match fact.access {
+            Some(_) => fact.ins.memory_base() == Register::RSP,
+            None => matches!(
+                fact.kind,
+                Kind::Push | Kind::Pop | Kind::Call | Kind::CallIndirect | Kind::Return
+            ),
+        };
+        returns += usize::from(on_stack && elsewhere);
+        elsewhere = !on_stack && (elsewhere || fact.access.is_some());
+    }
+    returns >= RETURNS
 }
 
 /// Whether an operand's address is 64 bits wide and its displacement can be taken out.
