@@ -5,12 +5,13 @@ use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 use super::asm::{Asm, Hole, cond};
 use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
-use super::group::{self, Groups, Value, Values};
+use super::group::{self, Groups};
 use super::path::{self, Path};
 use super::registers::BUDGET;
 use super::rename::Renaming;
 use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
+use super::values::{Value, Values};
 use super::window;
 
 /// Longest block, in instructions.

@@ -44,6 +44,7 @@ mod syscall;
 mod system;
 #[cfg(test)]
 mod tests;
+mod values;
 mod window;
 
 pub(crate) use emit::{BLOCK_INSTRUCTIONS, Numbers, Source, Tools, translate};

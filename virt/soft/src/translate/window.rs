@@ -11,10 +11,10 @@ use iced_x86::{Instruction, Register};
 use super::asm::Mem;
 use super::emit::Emitter;
 use super::facts::{Fact, Kind};
-use super::group::Value;
 use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
+use super::values::Value;
 use crate::cache::layout::WINDOWS;
 use crate::cache::state::at;
 use crate::cache::windows::REACH;
@@ -181,7 +181,7 @@ impl Emitter<'_> {
     }
 
     fn known_place(&mut self, linear: u64) -> Data {
-        let value = Some(Value { symbol: super::group::RIP, offset: linear as i64 });
+        let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
         let short = i32::try_from(linear as i64).ok();
         if !self.leads(value) {
             let entry = (linear >> 32 & 0xffff) as usize * 8;

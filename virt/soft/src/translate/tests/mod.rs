@@ -3,6 +3,7 @@
 mod asm;
 mod flags;
 mod group;
+mod values;
 
 use iced_x86::code_asm::CodeAssembler;
 use iced_x86::{Decoder, IcedError, InstructionInfoFactory};
