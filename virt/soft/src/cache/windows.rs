@@ -38,8 +38,10 @@ use crate::block::Mix;
 /// Bytes of a window.
 const SPAN: u64 = 1 << 32;
 /// Bytes on both sides of one that are never accessible: more than emitted code adds to an address
-/// behind the look-up, which is REACH, a displacement of 32 bits, or eight times an index of 32.
+/// behind the look-up, which is REACH, a displacement of 32 bits, and an index of INDEX_BITS.
 const GUARD: u64 = 40 << 30;
+/// The most bits of an index, a signed number, times its scale.
+pub(crate) const INDEX_BITS: u8 = 36;
 /// Between the addresses of accesses that share a look-up.
 pub(crate) const REACH: i32 = 1 << 20;
 /// Stretches a context can have a window for.

@@ -1,7 +1,7 @@
 //! What is known of the guest's registers at each place of a block.
 //!
 //! They are followed symbolically: a copy or a constant added keeps what is known, anything else
-//! makes a fresh symbol. Beside it stands whether a register's value fits 32 bits.
+//! makes a fresh symbol. Beside it stands how many bits its value fits.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
@@ -21,6 +21,8 @@ const NOWHERE: u32 = 101;
 const FS: u32 = 102;
 pub(super) const GS: u32 = 103;
 const FRESH: u32 = 200;
+/// The width of a number of which nothing is known.
+const ANY: u8 = 64;
 
 /// What is known of the registers at one place of a block.
 pub(super) struct Values {
@@ -30,8 +32,8 @@ pub(super) struct Values {
     pub(super) swapped: bool,
     /// Sums of two registers that have a symbol of their own: base, index, log2 of the scale.
     sums: Vec<(u32, u32, u8, u32)>,
-    /// Registers whose value is known to be a 32-bit number, signed or not, a bit each.
-    narrow: u16,
+    /// Bits that each register's value fits as a signed number.
+    widths: [u8; 16],
 }
 
 impl Values {
@@ -42,14 +44,22 @@ impl Values {
             next: FRESH,
             swapped: false,
             sums: Vec::new(),
-            narrow: 0,
+            widths: [ANY; 16],
         }
     }
 
     /// Behind an instruction.
     pub(super) fn follow(&mut self, fact: &Fact) {
         self.swapped |= fact.kind == Kind::SwapGs;
-        self.narrow = self.narrow & !fact.writes | narrowed(fact);
+        let known = known_width(fact, &self.widths);
+        for (number, width) in self.widths.iter_mut().enumerate() {
+            if fact.writes >> number & 1 != 0 {
+                *width = ANY;
+            }
+        }
+        if let Some((number, width)) = known {
+            self.widths[number] = width.min(ANY);
+        }
         follow(fact, &mut self.registers, &mut self.next);
     }
 
@@ -59,9 +69,9 @@ impl Values {
         Value { offset: value.offset + i64::from(by), ..value }
     }
 
-    /// Whether a register is known to hold a 32-bit number, signed or not.
-    pub(super) fn is_narrow(&self, number: u8) -> bool {
-        self.narrow >> number & 1 != 0
+    /// Bits that a register's value fits as a signed number.
+    pub(super) fn width(&self, number: u8) -> u8 {
+        self.widths[usize::from(number)]
     }
 
     /// The linear address of a memory operand.
@@ -128,20 +138,85 @@ pub(super) fn address(ins: &Instruction, registers: &[Value; 16]) -> Option<Valu
     }
 }
 
-/// The register that an instruction leaves a 32-bit number in, as a bit.
-fn narrowed(fact: &Fact) -> u16 {
+/// The register that an instruction leaves a number of known width in, and that.
+fn known_width(fact: &Fact, widths: &[u8; 16]) -> Option<(usize, u8)> {
     use Mnemonic as M;
     let ins = &fact.ins;
-    if !matches!(fact.kind, Kind::Plain | Kind::Address) || ins.op0_kind() != OpKind::Register {
-        return 0;
+    if ins.mnemonic() == M::Cdqe {
+        return Some((0, 32));
     }
-    let Some((number, size)) = gpr_of(ins.op0_register()) else { return 0 };
-    let extends = matches!(ins.mnemonic(), M::Movzx | M::Movsx | M::Movsxd);
-    // Not those that may leave the register alone.
-    let writes = extends
+    if !matches!(fact.kind, Kind::Plain | Kind::Address) || ins.op0_kind() != OpKind::Register {
+        return None;
+    }
+    let (number, size) = gpr_of(ins.op0_register())?;
+    if fact.writes >> number & 1 == 0 {
+        return None;
+    }
+    let number = usize::from(number);
+    let extended = match ins.op1_kind() {
+        OpKind::Register => ins.op1_register().size(),
+        _ => ins.memory_size().size(),
+    };
+    match (ins.mnemonic(), size) {
+        (M::Movzx, 4 | 8) => return Some((number, extended as u8 * 8 + 1)),
+        (M::Movsx | M::Movsxd, 8) => return Some((number, extended as u8 * 8)),
+        (_, 4) => return writes_32_bits(ins).then_some((number, 33)),
+        (_, 8) => {}
+        _ => return None,
+    }
+    let own = widths[number];
+    let source = || match ins.op1_kind() {
+        OpKind::Register => widths[ins.op1_register().full_register().number()],
+        OpKind::Memory => ANY,
+        _ => width_of(ins.immediate(1) as i64),
+    };
+    let immediate = |index| match ins.op_kind(index) {
+        OpKind::Immediate8 => Some(ins.immediate8() & 63),
+        _ => None,
+    };
+    let width = match ins.mnemonic() {
+        M::Mov => source(),
+        M::Add | M::Sub => own.max(source()) + 1,
+        M::Inc | M::Dec => own + 1,
+        // A mask that is not negative leaves no more than it has.
+        M::And if !matches!(ins.op1_kind(), OpKind::Register | OpKind::Memory) => {
+            let mask = ins.immediate(1) as i64;
+            if mask >= 0 { width_of(mask) } else { own }
+        }
+        M::Shl => own + immediate(1)?,
+        M::Shr => ANY + 1 - immediate(1)?.clamp(1, 63),
+        M::Lea => lea_width(ins, widths),
+        _ => return None,
+    };
+    Some((number, width))
+}
+
+/// Bits of a signed number.
+fn width_of(value: i64) -> u8 {
+    (65 - (value ^ value >> 63).leading_zeros()) as u8
+}
+
+fn lea_width(ins: &Instruction, widths: &[u8; 16]) -> u8 {
+    let of = |register: Register| match register {
+        Register::None => 1,
+        register if register.is_gpr64() => widths[register.number()],
+        _ => ANY,
+    };
+    let index = of(ins.memory_index()) + ins.memory_index_scale().ilog2() as u8;
+    of(ins.memory_base()).max(index).max(width_of(ins.memory_displacement64() as i64)) + 2
+}
+
+/// Whether an instruction with a 32-bit register operand surely writes it.
+fn writes_32_bits(ins: &Instruction) -> bool {
+    use Mnemonic as M;
+    let shifts = matches!(ins.mnemonic(), M::Shl | M::Shr | M::Sar)
+        && ins.op1_kind() == OpKind::Immediate8
+        && ins.immediate8() & 31 != 0;
+    shifts
         || matches!(
             ins.mnemonic(),
             M::Mov
+                | M::Movsx
                 | M::Lea
                 | M::Add
                 | M::Adc
@@ -163,20 +238,7 @@ fn narrowed(fact: &Fact) -> u16 {
                 | M::Sarx
                 | M::Rorx
                 | M::Bextr
-        );
-    let masks = ins.mnemonic() == M::And
-        && matches!(ins.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64)
-        && ins.immediate(1) as i64 >= 0;
-    let shifts = matches!(ins.mnemonic(), M::Shl | M::Shr | M::Sar)
-        && ins.op1_kind() == OpKind::Immediate8
-        && ins.immediate(1) & 31 != 0;
-    let narrow = match size {
-        4 => writes || shifts,
-        8 => extends || masks,
-        _ => false,
-    };
-    let written = fact.writes >> number & 1 != 0;
-    u16::from(narrow && written) << number
+        )
 }
 
 /// Follows an instruction's register writes.

@@ -17,7 +17,7 @@ use super::site::SiteKind;
 use super::values::Value;
 use crate::cache::layout::WINDOWS;
 use crate::cache::state::at;
-use crate::cache::windows::REACH;
+use crate::cache::windows::{INDEX_BITS, REACH};
 
 /// RBP.
 const RBP: u8 = 5;
@@ -108,8 +108,8 @@ impl Emitter<'_> {
         }
         let (mut base, mut index) = (base.number() as u8, index.number() as u8);
         let scale = ins.memory_index_scale().ilog2() as u8;
-        if !self.values.is_narrow(index) {
-            if scale != 0 || !self.values.is_narrow(base) {
+        if self.values.width(index) + scale > INDEX_BITS {
+            if scale != 0 || self.values.width(base) > INDEX_BITS {
                 return None;
             }
             std::mem::swap(&mut base, &mut index);

@@ -6,45 +6,61 @@ use iced_x86::{IcedError, code_asm::CodeAssembler};
 use super::super::values::Values;
 use super::facts;
 
-/// Whether RCX is known to hold a 32-bit number behind these instructions.
-fn narrow(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> bool {
+/// Bits that RCX fits behind these instructions; 64 where nothing is known.
+fn width(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> u8 {
     let mut values = Values::new();
     facts(body).iter().for_each(|fact| values.follow(fact));
-    values.is_narrow(1)
+    values.width(1)
 }
 
 #[test]
-fn results_of_32_bits_and_what_is_extended_from_them_are_narrow() {
-    assert!(!narrow(|asm| asm.nop()));
-    assert!(narrow(|asm| asm.mov(ecx, eax)));
-    assert!(narrow(|asm| asm.movsxd(rcx, eax)));
-    assert!(narrow(|asm| asm.movzx(ecx, al)));
-    assert!(narrow(|asm| asm.and(rcx, 0xff)));
-    assert!(narrow(|asm| asm.shr(ecx, 3)));
-    assert!(narrow(|asm| {
+fn results_of_32_bits_and_what_is_made_from_them_are_narrow() {
+    assert_eq!(width(|asm| asm.mov(ecx, eax)), 33);
+    assert_eq!(width(|asm| asm.movsxd(rcx, eax)), 32);
+    assert_eq!(width(|asm| asm.movzx(ecx, al)), 9);
+    assert_eq!(width(|asm| asm.movsx(rcx, ax)), 16);
+    assert_eq!(width(|asm| asm.mov(rcx, -129i64)), 9);
+    assert_eq!(width(|asm| asm.and(rcx, 0xff)), 9);
+    assert_eq!(width(|asm| asm.shr(ecx, 3)), 33);
+    assert_eq!(width(|asm| asm.shr(rcx, 40)), 25);
+    let sum = |asm: &mut CodeAssembler| {
+        asm.mov(ecx, dword_ptr(rax))?;
+        asm.movzx(edx, bl)?;
+        asm.add(rcx, rdx)?;
+        asm.shl(rcx, 2)
+    };
+    assert_eq!(width(sum), 36);
+    let lea = |asm: &mut CodeAssembler| {
+        asm.movzx(edx, bl)?;
+        asm.cdqe()?;
+        asm.lea(rcx, qword_ptr(rax + rdx * 8 + 5))
+    };
+    assert_eq!(width(lea), 34);
+    let kept = |asm: &mut CodeAssembler| {
         asm.mov(ecx, dword_ptr(rax))?;
         asm.mov(rdx, rcx)?;
         asm.add(rax, rcx)
-    }));
+    };
+    assert_eq!(width(kept), 33);
 }
 
 #[test]
-fn other_results_are_not_narrow() {
-    assert!(!narrow(|asm| asm.mov(rcx, rax)));
-    assert!(!narrow(|asm| asm.and(rcx, -256)));
+fn nothing_is_known_of_other_results() {
+    assert_eq!(width(|asm| asm.nop()), 64);
+    assert_eq!(width(|asm| asm.mov(rcx, rax)), 64);
+    assert_eq!(width(|asm| asm.and(rcx, -256)), 64);
     // The count may be 0, and the register as it was.
-    assert!(!narrow(|asm| asm.shl(ecx, cl)));
-    assert!(!narrow(|asm| asm.bsf(ecx, eax)));
-    assert!(!narrow(|asm| {
-        asm.mov(ecx, eax)?;
-        asm.add(rcx, 1)
-    }));
-    assert!(!narrow(|asm| {
+    assert_eq!(width(|asm| asm.shl(ecx, cl)), 64);
+    assert_eq!(width(|asm| asm.bsf(ecx, eax)), 64);
+    assert_eq!(width(|asm| asm.lea(rcx, qword_ptr(rcx + 1))), 64);
+    let part = |asm: &mut CodeAssembler| {
         asm.mov(ecx, eax)?;
         asm.mov(cl, al)
-    }));
-    assert!(!narrow(|asm| {
+    };
+    assert_eq!(width(part), 64);
+    let popped = |asm: &mut CodeAssembler| {
         asm.mov(ecx, eax)?;
         asm.pop(rcx)
-    }));
+    };
+    assert_eq!(width(popped), 64);
 }
