@@ -14,6 +14,7 @@
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -553,6 +554,11 @@ impl Tlb {
     /// Notes that code of a page of RAM runs at a linear page of the current context.
     fn code_runs_at(&mut self, linear: u64, ram: u64) {
         let context = &mut self.contexts[self.current];
+        if context.code.get(&linear).is_some_and(|&before| before != ram) {
+            // What is found by its page of RAM must be all that leads there.
+            self.forget_page_jumps(self.current, linear);
+        }
+        let context = &mut self.contexts[self.current];
         let other = context.bound.meet(linear, ram);
         context.code.insert(linear, ram);
         if let Some(other) = other {
@@ -649,11 +655,47 @@ impl Tlb {
         });
     }
 
-    /// Drops every jump and link, in every context, to code that `gone` says is no more.
-    pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
+    /// Drops every jump and link, in every context, to blocks that are no more, named by their places
+    /// in RAM and the code's addresses: only where a context has that page's code are there any.
+    pub(crate) fn forget_blocks(&mut self, gone: &[(u64, u64)]) {
+        let mut pages: Vec<u64> = gone.iter().map(|(ram, _)| ram >> 12).collect();
+        pages.sort_unstable();
+        pages.dedup();
         for index in 0..self.contexts.len() {
-            self.contexts[index].spread.retain(|&(_, code)| !gone(code));
-            self.forget_code_in(index, &|_, code| gone(code));
+            let at = self.contexts[index].code.iter();
+            let at = at.filter(|(_, ram)| pages.binary_search(ram).is_ok());
+            let at: Vec<(u64, u64)> = at.map(|(&linear, &ram)| (linear, ram)).collect();
+            for (page, ram_page) in at {
+                for &(ram, code) in gone.iter().filter(|(ram, _)| ram >> 12 == ram_page) {
+                    self.forget_block(index, page | ram & 0xfff, code);
+                }
+                let spread = &mut self.contexts[index].spread;
+                spread.retain(|(_, at)| !gone.iter().any(|(_, code)| code == at));
+            }
+        }
+    }
+
+    /// Drops a context's jump and links to code for a linear address.
+    fn forget_block(&mut self, index: usize, linear: u64, code: u64) {
+        let Self { areas, contexts, unlinked, .. } = self;
+        let place = jump_slot(linear);
+        let entry = &mut areas.jumps_mut(index)[place];
+        if entry.linear == linear && entry.code == code {
+            // Still among the entries in use, as its code says: that list is not searched here.
+            entry.linear = no_jump(place).linear;
+        }
+        let links = areas.links_mut(index);
+        if let Entry::Occupied(mut slots) = contexts[index].links.entry(linear) {
+            slots.get_mut().retain(|&slot| {
+                let goes = links[slot as usize] == code;
+                if goes {
+                    links[slot as usize] = unlinked[slot as usize];
+                }
+                !goes
+            });
+            if slots.get().is_empty() {
+                slots.remove();
+            }
         }
     }
 
@@ -673,13 +715,18 @@ impl Tlb {
 impl Tlb {
     /// Host addresses that jumps and linked slots of any context lead to.
     pub(crate) fn code_in_use(&mut self) -> Vec<u64> {
-        let Self { areas, contexts, .. } = self;
+        let Self { areas, contexts, unlinked, .. } = self;
         let mut found = Vec::new();
         for (index, context) in contexts.iter().enumerate() {
             let jumps = context.jumps.iter();
-            found.extend(jumps.map(|&place| areas.jumps(index)[usize::from(place)].code));
+            let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
+            let used = jumps.filter(|&(place, entry)| jump_slot(entry.linear) == place.into());
+            found.extend(used.map(|(_, entry)| entry.code));
             let links = context.links.values().flatten();
-            found.extend(links.map(|&slot| areas.links_mut(index)[slot as usize]));
+            let links = links.map(|&slot| (slot, areas.links_mut(index)[slot as usize]));
+            // A slot that was linked at two addresses may be on the list of the first one still.
+            let used = links.filter(|&(slot, code)| code != unlinked[slot as usize]);
+            found.extend(used.map(|(_, code)| code));
         }
         found
     }

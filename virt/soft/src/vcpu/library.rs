@@ -435,19 +435,18 @@ impl Library {
         let Some(list) = self.by_page.remove(&page) else { return };
         let mut gone = Vec::with_capacity(list.len());
         list.into_iter().for_each(|block| self.take_out(block, &mut gone));
-        gone.sort_unstable();
-        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
+        tlb.forget_blocks(&gone);
     }
 
     pub(super) fn drop_block(&mut self, block: u32, tlb: &mut Tlb) {
         let mut gone = Vec::new();
         self.take_out(block, &mut gone);
-        tlb.forget_code(|code| gone.contains(&code));
+        tlb.forget_blocks(&gone);
     }
 
     /// Takes a block out and its branches back; notes the addresses that jumps and slots must
-    /// forget.
-    fn take_out(&mut self, number: u32, gone: &mut Vec<u64>) {
+    /// forget, with the place in RAM that they stand for.
+    fn take_out(&mut self, number: u32, gone: &mut Vec<(u64, u64)>) {
         let block = self.block_mut(number);
         if !std::mem::replace(&mut block.live, false) {
             return;
@@ -456,7 +455,7 @@ impl Library {
         let pages = block.ram_pages();
         let gate = block.extra.take().and_then(|extra| extra.gate);
         let entries = gate.map_or([place; 3], |gate| [place, gate.place, gate.leave]);
-        gone.extend(entries.map(|place| self.code.address(place)));
+        gone.extend(entries.map(|place| (key.ram, self.code.address(place))));
         let block = self.block_mut(number);
         let mut incoming = std::mem::replace(&mut block.incoming, NONE);
         while incoming != NONE {
@@ -550,9 +549,8 @@ impl Library {
             self.take_out(number(region, index), &mut gone);
         }
         let code = self.code.addresses(region);
-        gone.retain(|address| !code.contains(address));
-        gone.sort_unstable();
-        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
+        gone.retain(|(_, address)| !code.contains(address));
+        tlb.forget_blocks(&gone);
         tlb.forget_region(&self.code.addresses(region), &slots(region));
         self.regions[region].clear();
     }
