@@ -174,7 +174,7 @@ impl SoftVcpu {
     fn known_block(&mut self, linear: u64, key: &Key) -> Option<u32> {
         let native = self.native.as_ref()?;
         let block = native.find(key)?;
-        let Some(second) = native.block(block).second else { return Some(block) };
+        let Some(second) = native.block(block).second() else { return Some(block) };
         let next = (linear & !0xfff).wrapping_add(0x1000);
         (self.fetched(next).map(|offset| offset.0 >> 12) == Some(second)).then_some(block)
     }

@@ -105,7 +105,7 @@ impl World {
                 let link = self.links[link % self.links.len()];
                 // Code of a block that was dropped does not run, so it asks for no links.
                 let owner = self.library.site(self.library.link_at(link).site).block;
-                if self.library.is_live(owner) && !self.library.linked(link).patched {
+                if self.library.is_live(owner) && !self.library.is_patched(link) {
                     let linear = self.linear(block);
                     self.library.link(link, block, linear, &mut self.tlb);
                 }
@@ -138,7 +138,7 @@ impl World {
             }
             let bytes = self.library.code.read(patch);
             let target = patch.wrapping_add(4).wrapping_add(u32::from_le_bytes(bytes));
-            let patched = self.library.linked(link).patched;
+            let patched = self.library.is_patched(link);
             assert_eq!(target != stub, patched, "a branch is linked or leads to its stub");
             let lives = entrances.contains(&self.library.code.address(target));
             assert!(!patched || lives, "a branch leads to what is no more");
