@@ -161,7 +161,7 @@ fn compiling(report: &mut Report, root: &Path, roof: &Path, kernel: &Path) {
         std::fs::copy(cpu::build_workloads(root)?, &workloads)?;
         let mut line = Command::new(roof);
         line.args(["run", "--engine", "soft", "-q"]).arg(kernel).arg("--");
-        line.arg(&workloads).args(["jit", "60"]);
+        line.arg(&workloads).args(["jit", "30"]);
         let (succeeded, most) = memory::peak_beyond_ram_mib(&mut line)?;
         println!("  {most:.1} MiB at most");
         Ok(match succeeded && most < MOST_MIB {
