@@ -430,6 +430,19 @@ impl Tlb {
         }
     }
 
+    /// Drops one linear page everywhere, unless it is of a large one or the current context's code lies
+    /// there: then nothing that runs may be wrong after it.
+    pub(crate) fn flush_data_page(&mut self, linear: u64) -> bool {
+        let page = linear & !0xfff;
+        let mut known = self.contexts.iter().filter(|context| context.key.is_some());
+        let large = known.any(|context| (context.large.0..=context.large.1).contains(&page));
+        let simple = !large && !self.contexts[self.current].code.contains_key(&page);
+        if simple {
+            self.flush_page(linear);
+        }
+        simple
+    }
+
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
         self.windows.protect(page.0 >> 12);
