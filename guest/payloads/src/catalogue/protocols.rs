@@ -317,3 +317,38 @@ pub(super) fn invalidation_in_a_loop() -> Payload {
         g.report(ROUNDS * (3 + 1 + 5 + 1))
     })
 }
+
+pub(super) fn one_page_with_two_neighbours() -> Payload {
+    /// Where the pages appear: the first one twice, each time with another behind it.
+    const PLACES: [u64; 2] = [0x5_0000, 0x5_4000];
+    const FIRST: u64 = 0x4_0000;
+    const NEIGHBOURS: [u64; 2] = [0x4_1000, 0x4_2000];
+    /// In the first page, where it leads into the next one.
+    const START: u64 = 0xff0;
+    Guest::long("code of one page at two addresses goes on in the page behind each", |g| {
+        let map = |g: &mut Guest, linear, frame| {
+            g.place_u64(Guest::entry_of(linear), frame | page::P | page::W);
+        };
+        g.place(FIRST + START, &[0x90; 16]);
+        for (number, (place, neighbour)) in PLACES.into_iter().zip(NEIGHBOURS).enumerate() {
+            map(g, place, FIRST);
+            map(g, place + 0x1000, neighbour);
+            // ADD EBX, 1 or ADD EBX, 256; RET
+            g.place(neighbour, &[0x81, 0xc3, u8::from(number == 0), number as u8, 0, 0, 0xc3]);
+        }
+        g.xor(ebx, ebx)?;
+        for calls in [[50, 0], [0, 50], [1, 1], [1, 1]] {
+            for (place, count) in PLACES.into_iter().zip(calls).filter(|(_, count)| *count > 0) {
+                let mut again = g.create_label();
+                g.mov(esi, count)?;
+                g.mov(edi, (place + START) as u32)?;
+                g.set_label(&mut again)?;
+                g.call(rdi)?;
+                g.dec(esi)?;
+                g.jne(again)?;
+            }
+        }
+        g.mov(eax, ebx)?;
+        g.report(52 * 0x101)
+    })
+}

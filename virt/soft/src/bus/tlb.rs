@@ -13,8 +13,8 @@
 //!
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -87,6 +87,9 @@ struct TlbContext {
     used: [u64; TLB_ENTRIES / 64],
     /// Linear pages that jumps and links lead to, with their pages of RAM.
     code: BTreeMap<u64, u64>,
+    /// Pages of RAM whose code ran at several linear pages of the lower half: what lies behind them
+    /// differs by where they run.
+    aliased: BTreeSet<u64>,
     /// A flush came: `code` must be walked again before translated code runs.
     stale: bool,
     /// Jump-cache entries in use.
@@ -140,6 +143,7 @@ impl Tlb {
                     local: Vec::new(),
                     used: [0; TLB_ENTRIES / 64],
                     code: BTreeMap::new(),
+                    aliased: BTreeSet::new(),
                     stale: false,
                     jumps: Vec::new(),
                     links: BTreeMap::new(),
@@ -571,6 +575,7 @@ impl Tlb {
             // What is found by its page of RAM must be all that leads there.
             self.forget_page_jumps(self.current, linear);
         }
+        self.look_for_alias(linear, ram);
         let context = &mut self.contexts[self.current];
         let other = context.bound.meet(linear, ram);
         context.code.insert(linear, ram);
@@ -579,6 +584,32 @@ impl Tlb {
             let gone: Vec<u64> = bound.map(|&(_, code)| code).collect();
             context.spread.retain(|(pages, _)| pages[0] != other);
             self.forget_code_in(self.current, &|_, code| gone.contains(&code));
+        }
+    }
+
+    /// Code of a page of RAM is about to run at a linear page: if it does elsewhere, too, no slot of its
+    /// blocks may stay linked, because blocks of the lower half are the same at both places.
+    fn look_for_alias(&mut self, linear: u64, ram: u64) {
+        const UPPER_HALF: u64 = 1 << 63;
+        let context = &mut self.contexts[self.current];
+        if linear >= UPPER_HALF || context.code.contains_key(&linear) {
+            return;
+        }
+        let mut lower = context.code.range(..UPPER_HALF);
+        if lower.any(|(_, &other)| other == ram) && context.aliased.insert(ram) {
+            self.unlink_all(self.current);
+        }
+    }
+
+    /// Whether slots of blocks that are not bound to a linear page may be linked in the current context.
+    pub(crate) fn may_link(&self, ram_page: u64) -> bool {
+        !self.contexts[self.current].aliased.contains(&ram_page)
+    }
+
+    /// Lets every slot of a context lead to where it is not linked.
+    fn unlink_all(&mut self, index: usize) {
+        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
+            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
         }
     }
 
@@ -601,12 +632,11 @@ impl Tlb {
         self.contexts[index].code.clear();
         self.contexts[index].spread.clear();
         self.contexts[index].bound.clear();
+        self.contexts[index].aliased.clear();
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
-        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
-            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
-        }
+        self.unlink_all(index);
     }
 
     fn forget_page_jumps(&mut self, index: usize, page: u64) {

@@ -436,9 +436,18 @@ impl Library {
             links.put_on_list(index, incoming);
             self.block_mut(to).incoming = link;
         }
-        if let Some(slot) = slot {
+        if let Some(slot) = slot
+            && self.may_link(link, tlb)
+        {
             tlb.set_link(slot, linear, ram >> 12, self.code.address(place));
         }
+    }
+
+    /// Whether what lies behind a branch's page is the same wherever it runs in the current context.
+    fn may_link(&self, link: u32, tlb: &Tlb) -> bool {
+        let owner = self.site(self.link_at(link).site).block;
+        let Key { ram, page, .. } = self.block(owner).key;
+        page.is_some() || tlb.may_link(ram >> 12)
     }
 
     fn patch(&mut self, at: u32, target: u32) {
