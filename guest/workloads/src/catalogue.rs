@@ -1,6 +1,6 @@
 //! Every workload by name, with the amount of work that is about a third of a second on a host.
 
-use crate::{dispatch, float, integer, memory, mix, system, vector};
+use crate::{dispatch, float, integer, jit, memory, mix, system, vector};
 
 /// Why a workload gave no result.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ pub(crate) const ALL: &[Workload] = &[
     workload("switch", 60, system::hand_over),
     workload("pagefault", 400, system::page_faults),
     workload("files", 60, system::files),
+    workload("jit", 20, jit::run),
 ];
 
 /// The workload of this name.

@@ -9,6 +9,7 @@ mod dispatch;
 mod float;
 mod generate;
 mod integer;
+mod jit;
 mod memory;
 mod mix;
 mod random;

@@ -17,7 +17,7 @@ use crate::bus::SoftBus;
 /// Longest block, in ops.
 pub(crate) const BLOCK_OPS: usize = 48;
 /// Bound on all ops of a vCPU's cache: 40 bytes each.
-const CACHE_OPS: usize = 400_000;
+const CACHE_OPS: usize = 200_000;
 const JUMPS: usize = 4096;
 
 /// Finished hashes of small integer keys; the standard hasher costs more than the look-up saves.

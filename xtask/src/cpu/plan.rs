@@ -145,6 +145,7 @@ const OWN: &[(&str, Class, u64)] = &[
     ("switch", Class::System, 240),
     ("pagefault", Class::System, 500),
     ("files", Class::System, 30),
+    ("jit", Class::System, 20),
 ];
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f";

@@ -16,7 +16,7 @@ pub(super) struct Job {
 }
 
 /// Workloads with an amount that is little work.
-const WORKLOADS: [(&str, u64); 14] = [
+const WORKLOADS: [(&str, u64); 15] = [
     ("sieve", 5),
     ("qsort", 1),
     ("fib", 22),
@@ -31,6 +31,7 @@ const WORKLOADS: [(&str, u64); 14] = [
     ("pipe", 1),
     ("switch", 1),
     ("pagefault", 3),
+    ("jit", 1),
 ];
 
 /// Shell lines that mix processes, pipes and files.

@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::kernels::{self, KERNELS};
 use super::{Output, Report, Verdict, initrd, repeat, run, setup};
 use crate::bench::memory;
+use crate::cpu;
 
 /// A slow machine's patience for one boot.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -30,6 +31,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     behaviour(&mut report, roof, &cloud);
     repeat::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
+    compiling(&mut report, root, roof, &cloud);
     own_initrd(&mut report, root, roof, &cloud);
     report.close()
 }
@@ -146,6 +148,29 @@ fn memory_bound(report: &mut Report, roof: &Path) {
             });
         }
     }
+}
+
+/// Memory beyond guest RAM while a guest compiles: each function that it makes is translated and thrown
+/// away, so that all room for translated code is used again three times.
+fn compiling(report: &mut Report, root: &Path, roof: &Path, kernel: &Path) {
+    const MOST_MIB: f64 = 128.0;
+    report.case("memory_beyond_guest_ram_is_bounded_while_a_guest_compiles", || {
+        // The guest has a /tmp of its own, and the target folder may lie in the host's.
+        let folder = tempfile::tempdir_in("/var/tmp")?;
+        let workloads = folder.path().join("workloads");
+        std::fs::copy(cpu::build_workloads(root)?, &workloads)?;
+        let mut line = Command::new(roof);
+        line.args(["run", "--engine", "soft", "-q"]).arg(kernel).arg("--");
+        line.arg(&workloads).args(["jit", "30"]);
+        let (succeeded, most) = memory::peak_beyond_ram_mib(&mut line)?;
+        println!("  {most:.1} MiB at most");
+        Ok(match succeeded && most < MOST_MIB {
+            true => Verdict::Passed,
+            false => Verdict::Failed(format!(
+                "right results and less than {MOST_MIB} MiB, not {succeeded} and {most:.1} MiB"
+            )),
+        })
+    });
 }
 
 /// An initrd of the user's: its console is our standard input and output, from the first byte on.

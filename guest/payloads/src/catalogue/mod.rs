@@ -47,6 +47,10 @@ catalogue! { ($)
     }
     timers { one_shot counts_down periodic deadline time_stamps }
     processors { start_up ping_pong messages_to_the_second shootdown }
+    protocols {
+        text_poke interrupt_across_sysret interrupts_in_strings invalidation_in_a_loop
+        one_page_with_two_neighbours
+    }
     registers { msr_round_trips msr_refusals mtrrs bases tsc_aux cpuid cpuid_xsave }
     code { same_page next_instruction other_page alias remapped cross_modifying }
     atomics {

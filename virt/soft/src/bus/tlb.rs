@@ -13,7 +13,8 @@
 //!
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -86,6 +87,9 @@ struct TlbContext {
     used: [u64; TLB_ENTRIES / 64],
     /// Linear pages that jumps and links lead to, with their pages of RAM.
     code: BTreeMap<u64, u64>,
+    /// Pages of RAM whose code ran at several linear pages of the lower half: what lies behind them
+    /// differs by where they run.
+    aliased: BTreeSet<u64>,
     /// A flush came: `code` must be walked again before translated code runs.
     stale: bool,
     /// Jump-cache entries in use.
@@ -139,6 +143,7 @@ impl Tlb {
                     local: Vec::new(),
                     used: [0; TLB_ENTRIES / 64],
                     code: BTreeMap::new(),
+                    aliased: BTreeSet::new(),
                     stale: false,
                     jumps: Vec::new(),
                     links: BTreeMap::new(),
@@ -429,6 +434,19 @@ impl Tlb {
         }
     }
 
+    /// Drops one linear page everywhere, unless it is of a large one or the current context's code lies
+    /// there: then nothing that runs may be wrong after it.
+    pub(crate) fn flush_data_page(&mut self, linear: u64) -> bool {
+        let page = linear & !0xfff;
+        let mut known = self.contexts.iter().filter(|context| context.key.is_some());
+        let large = known.any(|context| (context.large.0..=context.large.1).contains(&page));
+        let simple = !large && !self.contexts[self.current].code.contains_key(&page);
+        if simple {
+            self.flush_page(linear);
+        }
+        simple
+    }
+
     /// Drops all write entries that point at one page of RAM: it now holds decoded code.
     pub(crate) fn protect_ram_page(&mut self, page: RamOffset) {
         self.windows.protect(page.0 >> 12);
@@ -553,6 +571,12 @@ impl Tlb {
     /// Notes that code of a page of RAM runs at a linear page of the current context.
     fn code_runs_at(&mut self, linear: u64, ram: u64) {
         let context = &mut self.contexts[self.current];
+        if context.code.get(&linear).is_some_and(|&before| before != ram) {
+            // What is found by its page of RAM must be all that leads there.
+            self.forget_page_jumps(self.current, linear);
+        }
+        self.look_for_alias(linear, ram);
+        let context = &mut self.contexts[self.current];
         let other = context.bound.meet(linear, ram);
         context.code.insert(linear, ram);
         if let Some(other) = other {
@@ -560,6 +584,32 @@ impl Tlb {
             let gone: Vec<u64> = bound.map(|&(_, code)| code).collect();
             context.spread.retain(|(pages, _)| pages[0] != other);
             self.forget_code_in(self.current, &|_, code| gone.contains(&code));
+        }
+    }
+
+    /// Code of a page of RAM is about to run at a linear page: if it does elsewhere, too, no slot of its
+    /// blocks may stay linked, because blocks of the lower half are the same at both places.
+    fn look_for_alias(&mut self, linear: u64, ram: u64) {
+        const UPPER_HALF: u64 = 1 << 63;
+        let context = &mut self.contexts[self.current];
+        if linear >= UPPER_HALF || context.code.contains_key(&linear) {
+            return;
+        }
+        let mut lower = context.code.range(..UPPER_HALF);
+        if lower.any(|(_, &other)| other == ram) && context.aliased.insert(ram) {
+            self.unlink_all(self.current);
+        }
+    }
+
+    /// Whether slots of blocks that are not bound to a linear page may be linked in the current context.
+    pub(crate) fn may_link(&self, ram_page: u64) -> bool {
+        !self.contexts[self.current].aliased.contains(&ram_page)
+    }
+
+    /// Lets every slot of a context lead to where it is not linked.
+    fn unlink_all(&mut self, index: usize) {
+        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
+            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
         }
     }
 
@@ -582,12 +632,11 @@ impl Tlb {
         self.contexts[index].code.clear();
         self.contexts[index].spread.clear();
         self.contexts[index].bound.clear();
+        self.contexts[index].aliased.clear();
         for place in std::mem::take(&mut self.contexts[index].jumps) {
             self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
         }
-        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
-            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
-        }
+        self.unlink_all(index);
     }
 
     fn forget_page_jumps(&mut self, index: usize, page: u64) {
@@ -649,11 +698,47 @@ impl Tlb {
         });
     }
 
-    /// Drops every jump and link, in every context, to code that `gone` says is no more.
-    pub(crate) fn forget_code(&mut self, gone: impl Fn(u64) -> bool) {
+    /// Drops every jump and link, in every context, to blocks that are no more, named by their places
+    /// in RAM and the code's addresses: only where a context has that page's code are there any.
+    pub(crate) fn forget_blocks(&mut self, gone: &[(u64, u64)]) {
+        let mut pages: Vec<u64> = gone.iter().map(|(ram, _)| ram >> 12).collect();
+        pages.sort_unstable();
+        pages.dedup();
         for index in 0..self.contexts.len() {
-            self.contexts[index].spread.retain(|&(_, code)| !gone(code));
-            self.forget_code_in(index, &|_, code| gone(code));
+            let at = self.contexts[index].code.iter();
+            let at = at.filter(|(_, ram)| pages.binary_search(ram).is_ok());
+            let at: Vec<(u64, u64)> = at.map(|(&linear, &ram)| (linear, ram)).collect();
+            for (page, ram_page) in at {
+                for &(ram, code) in gone.iter().filter(|(ram, _)| ram >> 12 == ram_page) {
+                    self.forget_block(index, page | ram & 0xfff, code);
+                }
+                let spread = &mut self.contexts[index].spread;
+                spread.retain(|(_, at)| !gone.iter().any(|(_, code)| code == at));
+            }
+        }
+    }
+
+    /// Drops a context's jump and links to code for a linear address.
+    fn forget_block(&mut self, index: usize, linear: u64, code: u64) {
+        let Self { areas, contexts, unlinked, .. } = self;
+        let place = jump_slot(linear);
+        let entry = &mut areas.jumps_mut(index)[place];
+        if entry.linear == linear && entry.code == code {
+            // Still among the entries in use, as its code says: that list is not searched here.
+            entry.linear = no_jump(place).linear;
+        }
+        let links = areas.links_mut(index);
+        if let Entry::Occupied(mut slots) = contexts[index].links.entry(linear) {
+            slots.get_mut().retain(|&slot| {
+                let goes = links[slot as usize] == code;
+                if goes {
+                    links[slot as usize] = unlinked[slot as usize];
+                }
+                !goes
+            });
+            if slots.get().is_empty() {
+                slots.remove();
+            }
         }
     }
 
@@ -673,13 +758,18 @@ impl Tlb {
 impl Tlb {
     /// Host addresses that jumps and linked slots of any context lead to.
     pub(crate) fn code_in_use(&mut self) -> Vec<u64> {
-        let Self { areas, contexts, .. } = self;
+        let Self { areas, contexts, unlinked, .. } = self;
         let mut found = Vec::new();
         for (index, context) in contexts.iter().enumerate() {
             let jumps = context.jumps.iter();
-            found.extend(jumps.map(|&place| areas.jumps(index)[usize::from(place)].code));
+            let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
+            let used = jumps.filter(|&(place, entry)| jump_slot(entry.linear) == place.into());
+            found.extend(used.map(|(_, entry)| entry.code));
             let links = context.links.values().flatten();
-            found.extend(links.map(|&slot| areas.links_mut(index)[slot as usize]));
+            let links = links.map(|&slot| (slot, areas.links_mut(index)[slot as usize]));
+            // A slot that was linked at two addresses may be on the list of the first one still.
+            let used = links.filter(|&(slot, code)| code != unlinked[slot as usize]);
+            found.extend(used.map(|(_, code)| code));
         }
         found
     }

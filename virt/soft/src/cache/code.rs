@@ -50,6 +50,7 @@ impl CodeMemory {
 
     /// Fills another region from its start on.
     pub(crate) fn begin(&mut self, region: usize) {
+        self.mapping.release_view();
         self.current = region;
         self.used = self.hot_part(region).start;
         self.cold_used = self.cold_part(region).start;
@@ -91,6 +92,12 @@ impl CodeMemory {
     pub(crate) fn has(&self, bytes: usize) -> bool {
         self.hot_part(self.current).end - self.used >= bytes
             && self.cold_part(self.current).end - self.cold_used >= bytes
+    }
+
+    /// Bytes in use of the region.
+    pub(crate) fn used(&self) -> usize {
+        self.used - self.hot_part(self.current).start + self.cold_used
+            - self.cold_part(self.current).start
     }
 
     /// Executable address of a place.

@@ -1,4 +1,4 @@
-//! The calls out of translated code where a check missed, or a window shows nothing.
+//! The calls out of translated code: where a check missed, or a window shows nothing, and for INVLPG.
 
 use crate::vcpu::SoftVcpu;
 
@@ -8,6 +8,13 @@ pub(crate) unsafe extern "sysv64" fn miss(owner: *mut SoftVcpu, linear: u64, sit
     // its own address there; nothing else uses it meanwhile.
     let vcpu = unsafe { &mut *owner };
     vcpu.fill_missed(linear, site as u32).into()
+}
+
+/// `NativeState::invalidate`: 1 if INVLPG of the address is done, 0 to leave at the site.
+pub(crate) unsafe extern "sysv64" fn invalidate(owner: *mut SoftVcpu, linear: u64) -> u32 {
+    // SAFETY: as in `miss`.
+    let vcpu = unsafe { &mut *owner };
+    vcpu.invalidate_page(linear).into()
 }
 
 /// `NativeState::window_fault`: 1 if the access can be tried again at `resume`, 0 to leave.

@@ -47,6 +47,8 @@ pub(crate) struct NativeState {
     pub(crate) owner: u64,
     /// Called when a check misses.
     pub(crate) miss: u64,
+    /// Called for INVLPG.
+    pub(crate) invalidate: u64,
     /// Where `enter` goes.
     pub(crate) entry: u64,
     /// The host's own MXCSR.
@@ -118,7 +120,7 @@ pub(crate) mod at {
         TARGET = target; JUMP = jump; TEMP = temp; STACK_LEAD = stack_lead;
         KEPT = kept; LINEAR = linear; RETRY = retry;
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
-        OWNER = owner; MISS = miss; ENTRY = entry; HOST_MXCSR = host_mxcsr;
+        OWNER = owner; MISS = miss; INVALIDATE = invalidate; ENTRY = entry; HOST_MXCSR = host_mxcsr;
         TSC_AUX = tsc_aux; INTERRUPTS = interrupts; OTHER_FLAGS = other_flags; PENDING = pending;
         KERNEL_GS_BASE = kernel_gs_base; WINDOW_FAULT = window_fault; RESUME = resume;
         RESUME_FLAGS = resume_flags;

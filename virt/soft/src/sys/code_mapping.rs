@@ -53,6 +53,14 @@ impl CodeMapping {
         unsafe { self.writable.as_ptr().add(at).cast::<[u8; 4]>().read() }
     }
 
+    /// Lets the pages of the writable view go, whose bytes stay: they come back when they are written
+    /// again, and until then are not in the process's page tables twice.
+    pub(crate) fn release_view(&mut self) {
+        // SAFETY: the whole of a shared mapping of ours; what is in it lies in the file. Advice that
+        // the kernel does not take changes nothing.
+        unsafe { libc::madvise(self.writable.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };
+    }
+
     /// Writes bytes, which must not be running.
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         let inside = at.checked_add(bytes.len()).is_some_and(|end| end <= self.length);

@@ -331,6 +331,7 @@ impl Emitter<'_> {
             Kind::DisableInterrupts => self.disable_interrupts(),
             Kind::EnableInterrupts => self.enable_interrupts(index),
             Kind::SwapGs => self.swap_gs(),
+            Kind::InvalidatePage => self.invalidate_page(index, fact),
             Kind::Selector => self.selector(fact),
             Kind::StoreSelector => self.store_selector(index, fact),
             Kind::AccessFlag(set) => self.access_flag(index, set),

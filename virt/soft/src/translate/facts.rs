@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     EnableInterrupts,
     /// SWAPGS.
     SwapGs,
+    /// INVLPG.
+    InvalidatePage,
     /// MOV to a general register from a segment register.
     Selector,
     /// MOV m16 from a segment register.
@@ -97,6 +99,7 @@ impl Kind {
                 | Self::Return
                 | Self::SystemCall
                 | Self::SystemReturn
+                | Self::InvalidatePage
                 | Self::Interpret
         )
     }
@@ -246,7 +249,7 @@ pub(crate) fn examine(
             fact.loads |= 1 << number;
         }
     }
-    if has_memory(ins) && !matches!(kind, Kind::Nothing | Kind::Address) {
+    if has_memory(ins) && !matches!(kind, Kind::Nothing | Kind::Address | Kind::InvalidatePage) {
         let Some(access) = memory_access(ins, info) else { return fact };
         fact.access = Some(access);
     }
@@ -281,6 +284,7 @@ pub(crate) fn examine(
             | Kind::WriteBase
             | Kind::ReadKeys
             | Kind::RepeatedString
+            | Kind::InvalidatePage
     );
     fact.can_leave = fact.access.is_some()
         || checks
@@ -305,10 +309,15 @@ fn is_closed(kind: Kind, gates: Gates) -> bool {
             | Kind::AccessFlag(_)
             | Kind::ReadControl
             | Kind::SystemReturn
+            | Kind::InvalidatePage
     );
     let for_good = matches!(
         kind,
-        Kind::AccessFlag(_) | Kind::RepeatedString | Kind::SystemCall | Kind::SystemReturn
+        Kind::AccessFlag(_)
+            | Kind::RepeatedString
+            | Kind::SystemCall
+            | Kind::SystemReturn
+            | Kind::InvalidatePage
     );
     privileged && !gates.kernel
         || for_good && !gates.unchecked
@@ -317,6 +326,8 @@ fn is_closed(kind: Kind, gates: Gates) -> bool {
         || kind == Kind::ReadKeys && !gates.keys
         // What leads to a window may hang on a segment's base.
         || kind == Kind::WriteBase && gates.windows
+        // A path knows more of its pages than that they are mapped.
+        || kind == Kind::InvalidatePage && gates.path
 }
 
 fn flags_of(ins: &Instruction, fact: &mut Fact) {
@@ -486,6 +497,7 @@ fn kind_of(ins: &Instruction) -> Kind {
         Code::Cli => return Kind::DisableInterrupts,
         Code::Sti => return Kind::EnableInterrupts,
         Code::Swapgs => return Kind::SwapGs,
+        Code::Invlpg_m => return Kind::InvalidatePage,
         Code::Stac => return Kind::AccessFlag(true),
         Code::Clac => return Kind::AccessFlag(false),
         Code::Cld => return Kind::ClearDirection,
@@ -545,6 +557,7 @@ fn kind_of(ins: &Instruction) -> Kind {
 fn is_known_privileged(ins: &Instruction) -> bool {
     match ins.code() {
         Code::Cli | Code::Sti | Code::Swapgs | Code::Stac | Code::Clac | Code::Sysretq => true,
+        Code::Invlpg_m => true,
         Code::Mov_r64_cr => matches!(
             ins.op1_register(),
             Register::CR0 | Register::CR2 | Register::CR3 | Register::CR4

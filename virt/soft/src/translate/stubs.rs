@@ -24,6 +24,8 @@ pub(crate) struct Stubs {
     pub(crate) miss_read: u32,
     /// A check of a store missed.
     pub(crate) miss_write: u32,
+    /// INVLPG of the linear address in S0; address of the site's number in S1.
+    pub(crate) invalidate: u32,
     /// Loads XMM, YMM and MXCSR, then goes to the address in S1.
     pub(crate) load_vectors: u32,
     /// Loads x87 and MMX, then goes to the address in S1.
@@ -83,7 +85,13 @@ pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
     for hole in slow_read.into_iter().chain(slow_write) {
         asm.land(hole);
     }
-    miss(&mut asm, avx);
+    ask(&mut asm, avx, at::MISS);
+
+    stubs.invalidate = align(&mut asm);
+    asm.store(Mem::Gs(at::RETRY), S1);
+    asm.store(Mem::Gs(at::reg(RAX)), RAX);
+    asm.store(Mem::Gs(at::reg(RCX)), RCX);
+    ask(&mut asm, avx, at::INVALIDATE);
 
     stubs.fault = align(&mut asm);
     window_fault(&mut asm, avx);
@@ -230,14 +238,15 @@ fn try_again(asm: &mut Asm) {
     asm.jmp_reg(S1);
 }
 
-/// Asks the engine to fill what a check missed. RAX and RCX are in their slots.
-fn miss(asm: &mut Asm, avx: bool) {
+/// Asks the engine to do something about the linear address in S0, and goes on or leaves. RAX and RCX are in
+/// their slots.
+fn ask(asm: &mut Asm, avx: bool, function: i32) {
     asm.store(Mem::Gs(at::LINEAR), S0);
     go_to_host(asm, avx);
     asm.load(RSI, Mem::Gs(at::LINEAR));
     asm.load(RDX, Mem::Gs(at::RETRY));
     asm.load32(RDX, Mem::Base(RDX, 0));
-    asm.call_mem(Mem::Gs(at::MISS));
+    asm.call_mem(Mem::Gs(function));
     asm.rr(false, &[0x85], RAX, RAX);
     let fails = asm.jcc(cond::EQUAL);
     come_back(asm, avx);

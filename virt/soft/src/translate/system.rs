@@ -91,6 +91,21 @@ impl Emitter<'_> {
         self.asm.store(Mem::Gs(at::KERNEL_GS_BASE), S0);
     }
 
+    /// INVLPG: a call, behind which another block begins. What this one knows of pages may be wrong.
+    pub(super) fn invalidate_page(&mut self, index: usize, fact: &Fact) {
+        self.held = None;
+        self.clobber(index);
+        let site = self.site(SiteKind::Interpret, index);
+        self.linear_address(&fact.ins, 0);
+        self.asm.point_behind_jump(S1);
+        self.asm.note_change(S1);
+        self.go_shared(self.shared.invalidate);
+        self.asm.bytes.extend(site.to_le_bytes());
+        self.want_native();
+        self.spend(index + 1);
+        self.jump_to(fact.offset + fact.ins.len() as i32);
+    }
+
     /// MOV from a segment register.
     pub(super) fn selector(&mut self, fact: &Fact) {
         let (number, size) = gpr_of(fact.ins.op0_register()).expect("a general register");

@@ -19,6 +19,7 @@ use iced_x86::Instruction;
 use interp::Op;
 
 use super::gate::Gate;
+use super::links::Links;
 use super::sites::Sites;
 use crate::block::Mix;
 use crate::bus::SoftBus;
@@ -65,8 +66,6 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) struct NativeBlock {
     pub(super) key: Key,
-    /// Page of RAM its only instruction ends in, if that is another.
-    pub(super) second: Option<u64>,
     /// Place in code memory.
     place: u32,
     /// Another block at the same place in RAM.
@@ -84,6 +83,8 @@ pub(super) struct NativeBlock {
 /// What few blocks have.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
+    /// Page of RAM its only instruction ends in, if that is another.
+    second: Option<u64>,
     /// A path's linear pages with their pages of RAM; empty for other blocks.
     pub(super) pages: Box<[(u64, u64)]>,
     /// A path's instructions, by linear address, where lockstep asks for them.
@@ -95,6 +96,11 @@ pub(super) struct Extra {
 }
 
 impl NativeBlock {
+    /// Page of RAM its only instruction ends in, if that is another.
+    pub(super) fn second(&self) -> Option<u64> {
+        self.extra.as_ref()?.second
+    }
+
     /// A path's linear pages with their pages of RAM; none for other blocks.
     pub(super) fn pages(&self) -> &[(u64, u64)] {
         self.extra.as_ref().map_or(&[], |extra| &extra.pages)
@@ -123,7 +129,7 @@ impl NativeBlock {
     /// The pages of RAM it was made from.
     fn ram_pages(&self) -> Vec<u64> {
         let mut pages = vec![self.key.ram >> 12];
-        pages.extend(self.second);
+        pages.extend(self.second());
         for &(_, ram) in self.pages() {
             if !pages.contains(&ram) {
                 pages.push(ram);
@@ -133,27 +139,27 @@ impl NativeBlock {
     }
 }
 
-/// A link, and where it stands on the list of those that lead to the same block.
-struct Linked {
-    link: Link,
-    /// It is on one.
-    patched: bool,
-    next: u32,
-}
-
 /// What belongs to one region of code memory, by number within it.
 #[derive(Default)]
 struct Region {
     /// In the order of their places.
     blocks: Vec<NativeBlock>,
     sites: Sites,
-    links: Vec<Linked>,
+    links: Links,
     /// Instructions that the host may raise a signal on: place, site. Ascending.
     traps: Vec<(u32, u32)>,
     slots: u32,
 }
 
 impl Region {
+    /// Bytes that what is known of its code takes.
+    fn known_bytes(&self) -> usize {
+        self.blocks.len() * size_of::<NativeBlock>()
+            + self.sites.bytes()
+            + self.links.bytes()
+            + self.traps.len() * size_of::<(u32, u32)>()
+    }
+
     fn clear(&mut self) {
         self.blocks.clear();
         self.sites.clear();
@@ -172,6 +178,8 @@ pub(super) struct Library {
     by_ram: Map<u32>,
     by_page: Map<Vec<u32>>,
     clears: u32,
+    /// Bound on a region's code with what is known of it, which is about as much again.
+    region_bytes: usize,
     tools: Tools,
 }
 
@@ -197,6 +205,7 @@ impl Library {
             by_ram: Map::default(),
             by_page: Map::default(),
             clears: 0,
+            region_bytes: length / REGIONS,
             tools: Tools::new(),
         })
     }
@@ -315,6 +324,7 @@ impl Library {
     pub(super) fn has_slots(&self, count: usize) -> bool {
         let region = &self.regions[self.code.current()];
         self.code.has(BLOCK_RESERVE)
+            && self.code.used() + region.known_bytes() < self.region_bytes
             && region.slots + count as u32 <= SLOTS
             && !region.sites.is_full()
     }
@@ -360,26 +370,25 @@ impl Library {
                 tlb.add_slot(slot, self.code.address(link.stub));
                 region.slots += 1;
             }
-            region.links.push(Linked { link, patched: false, next: NONE });
+            region.links.push(&link);
         }
         assert!(region.slots <= SLOTS, "a block has at most SLOTS_PER_BLOCK");
         region.traps.extend(draft.traps.iter().map(|&(offset, site)| (place + offset, site)));
         let has_pages = !pages.is_empty();
         let made = NativeBlock {
             key,
-            second,
             place,
             next: self.by_ram.insert(key.ram, block).unwrap_or(NONE),
             incoming: NONE,
             instructions: draft.instructions,
             saves_entry: draft.saves_entry && !has_pages,
             live: true,
-            extra: has_pages.then(|| {
+            extra: (has_pages || second.is_some()).then(|| {
                 let renaming = draft.renaming;
-                Box::new(Extra { pages: pages.into(), renaming, ..Extra::default() })
+                Box::new(Extra { second, pages: pages.into(), renaming, ..Extra::default() })
             }),
         };
-        match made.second.is_none() && !has_pages {
+        match made.extra.is_none() {
             true => self.by_page.entry(key.ram >> 12).or_default().push(block),
             false => {
                 for page in made.ram_pages() {
@@ -392,15 +401,22 @@ impl Library {
         block
     }
 
-    fn linked(&mut self, link: u32) -> &mut Linked {
+    /// Where a link is kept.
+    fn links_of(&mut self, link: u32) -> (&mut Links, usize) {
         let (region, index) = parts(link);
-        &mut self.regions[region].links[index]
+        (&mut self.regions[region].links, index)
+    }
+
+    /// Whether a branch is patched to lead to a block.
+    fn is_patched(&self, link: u32) -> bool {
+        let (region, index) = parts(link);
+        self.regions[region].links.is_patched(index)
     }
 
     /// A branch.
     pub(super) fn link_at(&self, link: u32) -> Link {
         let (region, index) = parts(link);
-        self.regions[region].links[index].link
+        self.regions[region].links.get(index)
     }
 
     /// How a branch's flags were made.
@@ -410,19 +426,28 @@ impl Library {
 
     /// Links a branch to a block at a linear address.
     pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
-        let &mut Linked { link: Link { patch, slot, .. }, patched, .. } = self.linked(link);
-        assert!(!patched, "a branch that is linked does not leave");
+        let Link { patch, slot, .. } = self.link_at(link);
+        assert!(!self.is_patched(link), "a branch that is linked does not leave");
         let &NativeBlock { key: Key { ram, .. }, incoming, .. } = self.block(to);
         let place = self.block(to).entrance();
         if let Some(patch) = patch {
             self.patch(patch, place);
-            let linked = self.linked(link);
-            (linked.next, linked.patched) = (incoming, true);
+            let (links, index) = self.links_of(link);
+            links.put_on_list(index, incoming);
             self.block_mut(to).incoming = link;
         }
-        if let Some(slot) = slot {
+        if let Some(slot) = slot
+            && self.may_link(link, tlb)
+        {
             tlb.set_link(slot, linear, ram >> 12, self.code.address(place));
         }
+    }
+
+    /// Whether what lies behind a branch's page is the same wherever it runs in the current context.
+    fn may_link(&self, link: u32, tlb: &Tlb) -> bool {
+        let owner = self.site(self.link_at(link).site).block;
+        let Key { ram, page, .. } = self.block(owner).key;
+        page.is_some() || tlb.may_link(ram >> 12)
     }
 
     fn patch(&mut self, at: u32, target: u32) {
@@ -435,19 +460,18 @@ impl Library {
         let Some(list) = self.by_page.remove(&page) else { return };
         let mut gone = Vec::with_capacity(list.len());
         list.into_iter().for_each(|block| self.take_out(block, &mut gone));
-        gone.sort_unstable();
-        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
+        tlb.forget_blocks(&gone);
     }
 
     pub(super) fn drop_block(&mut self, block: u32, tlb: &mut Tlb) {
         let mut gone = Vec::new();
         self.take_out(block, &mut gone);
-        tlb.forget_code(|code| gone.contains(&code));
+        tlb.forget_blocks(&gone);
     }
 
     /// Takes a block out and its branches back; notes the addresses that jumps and slots must
-    /// forget.
-    fn take_out(&mut self, number: u32, gone: &mut Vec<u64>) {
+    /// forget, with the place in RAM that they stand for.
+    fn take_out(&mut self, number: u32, gone: &mut Vec<(u64, u64)>) {
         let block = self.block_mut(number);
         if !std::mem::replace(&mut block.live, false) {
             return;
@@ -456,13 +480,14 @@ impl Library {
         let pages = block.ram_pages();
         let gate = block.extra.take().and_then(|extra| extra.gate);
         let entries = gate.map_or([place; 3], |gate| [place, gate.place, gate.leave]);
-        gone.extend(entries.map(|place| self.code.address(place)));
+        gone.extend(entries.map(|place| (key.ram, self.code.address(place))));
         let block = self.block_mut(number);
         let mut incoming = std::mem::replace(&mut block.incoming, NONE);
         while incoming != NONE {
-            let linked = self.linked(incoming);
-            let Link { patch, stub, .. } = linked.link;
-            (linked.patched, incoming) = (false, linked.next);
+            let Link { patch, stub, .. } = self.link_at(incoming);
+            let (links, index) = self.links_of(incoming);
+            links.take_off_list(index);
+            incoming = links.next(index);
             self.patch(patch.expect("only patched links are noted"), stub);
         }
         self.take_off_list(key.ram, number, next);
@@ -506,9 +531,10 @@ impl Library {
         let entrance = self.block(block).entrance();
         let mut at = self.block(block).incoming;
         while at != NONE {
-            let &mut Linked { link, next, .. } = self.linked(at);
-            self.patch(link.patch.expect("only patched links are noted"), entrance);
-            at = next;
+            let patch = self.link_at(at).patch;
+            self.patch(patch.expect("only patched links are noted"), entrance);
+            let (links, index) = self.links_of(at);
+            at = links.next(index);
         }
     }
 
@@ -550,9 +576,8 @@ impl Library {
             self.take_out(number(region, index), &mut gone);
         }
         let code = self.code.addresses(region);
-        gone.retain(|address| !code.contains(address));
-        gone.sort_unstable();
-        tlb.forget_code(|code| gone.binary_search(&code).is_ok());
+        gone.retain(|(_, address)| !code.contains(address));
+        tlb.forget_blocks(&gone);
         tlb.forget_region(&self.code.addresses(region), &slots(region));
         self.regions[region].clear();
     }
@@ -564,10 +589,10 @@ impl Library {
                 let mut at = self.regions[owner].blocks[index].incoming;
                 let mut kept = NONE;
                 while at != NONE {
-                    let linked = self.linked(at);
-                    let next = linked.next;
+                    let (links, index) = self.links_of(at);
+                    let next = links.next(index);
                     if parts(at).0 != region {
-                        linked.next = kept;
+                        links.put_on_list(index, kept);
                         kept = at;
                     }
                     at = next;

@@ -5,6 +5,7 @@ mod code;
 mod events;
 mod gate;
 mod library;
+mod links;
 mod native;
 mod run;
 mod runs;

@@ -21,7 +21,7 @@ use super::superblock::LONGEST;
 use crate::bus::Place as MemoryPlace;
 use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
-use crate::cache::miss::{miss, window_fault};
+use crate::cache::miss::{invalidate, miss, window_fault};
 use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
@@ -174,7 +174,7 @@ impl SoftVcpu {
     fn known_block(&mut self, linear: u64, key: &Key) -> Option<u32> {
         let native = self.native.as_ref()?;
         let block = native.find(key)?;
-        let Some(second) = native.block(block).second else { return Some(block) };
+        let Some(second) = native.block(block).second() else { return Some(block) };
         let next = (linear & !0xfff).wrapping_add(0x1000);
         (self.fetched(next).map(|offset| offset.0 >> 12) == Some(second)).then_some(block)
     }
@@ -295,6 +295,7 @@ impl SoftVcpu {
         state.owner = owner as u64;
         state.miss = miss as *const () as u64;
         state.window_fault = window_fault as *const () as u64;
+        state.invalidate = invalidate as *const () as u64;
         state.entry = code;
         self.native_budget = budget as i64;
         self.offer_sides();
@@ -331,6 +332,13 @@ impl SoftVcpu {
         let kind = if write { Kind::Write } else { Kind::Read };
         self.cpu.bus.translate(kind, linear).is_ok()
             && self.cpu.bus.tlb.lookup(kind, linear, u64::from(size)).is_some()
+    }
+
+    /// INVLPG. False: not here, because code must be looked at before it goes on. It serialises.
+    pub(crate) fn invalidate_page(&mut self, linear: u64) -> bool {
+        self.follow_side();
+        self.own.attention.load(Ordering::Acquire) == 0
+            && (!GuestVirt(linear).is_canonical() || self.cpu.bus.tlb.flush_data_page(linear))
     }
 
     /// Does what a block was left for.

@@ -62,6 +62,11 @@ impl Sites {
         self.packed.len() as u32
     }
 
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.packed.len() * size_of::<Packed>() + self.ops.len() * size_of::<(u32, Op<SoftBus>)>()
+    }
+
     /// Whether another block's might not fit.
     pub(super) fn is_full(&self) -> bool {
         self.places.len() + RESERVE > 1 << PLACE_BITS

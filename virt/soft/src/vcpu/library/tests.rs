@@ -97,7 +97,7 @@ impl World {
             }
             2 => {
                 let code = self.library.address(block);
-                let linear = self.below(1 << 20) as u64;
+                let linear = self.linear(block);
                 self.tlb.set_jump(linear, self.library.block(block).key.ram >> 12, code);
             }
             3..8 => self.add(),
@@ -105,11 +105,17 @@ impl World {
                 let link = self.links[link % self.links.len()];
                 // Code of a block that was dropped does not run, so it asks for no links.
                 let owner = self.library.site(self.library.link_at(link).site).block;
-                if self.library.is_live(owner) && !self.library.linked(link).patched {
-                    self.library.link(link, block, 0x5000, &mut self.tlb);
+                if self.library.is_live(owner) && !self.library.is_patched(link) {
+                    let linear = self.linear(block);
+                    self.library.link(link, block, linear, &mut self.tlb);
                 }
             }
         }
+    }
+
+    /// One of the linear addresses a block's place in RAM has.
+    fn linear(&mut self, block: u32) -> u64 {
+        (self.below(3) as u64 * PAGES << 12) + self.library.block(block).key.ram
     }
 
     /// Where live code can go to.
@@ -132,7 +138,7 @@ impl World {
             }
             let bytes = self.library.code.read(patch);
             let target = patch.wrapping_add(4).wrapping_add(u32::from_le_bytes(bytes));
-            let patched = self.library.linked(link).patched;
+            let patched = self.library.is_patched(link);
             assert_eq!(target != stub, patched, "a branch is linked or leads to its stub");
             let lives = entrances.contains(&self.library.code.address(target));
             assert!(!patched || lives, "a branch leads to what is no more");
