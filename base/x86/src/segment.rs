@@ -100,6 +100,13 @@ impl Segment {
         self.attributes & (attr::S | attr::CODE) == attr::S | attr::CODE
     }
 
+    /// Present, writable, expand-up data of 4 GiB: any access of 32-bit code is allowed.
+    #[inline]
+    pub const fn is_whole(self) -> bool {
+        const KIND: u16 = attr::PRESENT | attr::CODE | attr::DOWN_CONFORMING | attr::WRITE_READ;
+        self.attributes & KIND == attr::PRESENT | attr::WRITE_READ && self.limit == u32::MAX
+    }
+
     /// L: 64-bit code segment.
     #[inline]
     pub const fn is_long(self) -> bool {

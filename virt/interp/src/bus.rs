@@ -16,6 +16,24 @@ pub trait Bus:
 {
 }
 
+/// What an engine may take for granted of the code that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CodeKind {
+    /// None of the others.
+    #[default]
+    Other,
+    /// 64-bit mode.
+    Long,
+    /// 32-bit code over a flat address space: CS, ES, SS and DS begin at 0 and end at 4 GiB, data is
+    /// writable, the stack is 32 bits wide.
+    Flat {
+        /// FS reaches all offsets, from any base.
+        fs: bool,
+        /// So does GS.
+        gs: bool,
+    },
+}
+
 /// What translation and permission checks depend on. `Cpu` hands it over whenever it changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
@@ -39,6 +57,9 @@ pub struct Context {
     pub align_check: bool,
     /// DR7 has an enabled data or I/O breakpoint: report hits through [`Translation::take_watch_hits`].
     pub watch: bool,
+    /// What ran when the context was handed over. Segment registers other than CS are loaded without
+    /// handing it over again: see [`Cpu::code_kind`](crate::Cpu::code_kind).
+    pub code: CodeKind,
 }
 
 /// What to drop from cached translations.

@@ -7,9 +7,10 @@
 
 use x86::{Activity, CpuState, Cr0, Cr4, Dr7, Efer, Exception, Flags, Segment, Vector};
 
-use crate::bus::{Bus, Context};
+use crate::bus::{Bus, CodeKind, Context};
 use crate::flags::LazyFlags;
 use crate::op::slot;
+use crate::operand::SS;
 
 /// The instruction did not simply finish: the reason is in [`Cpu::stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +215,27 @@ impl<B: Bus> Cpu<B> {
             pkrs: keys(Cr4::PKS, state.msrs.pkrs as u32),
             align_check: user && ac && state.cr0 & Cr0::AM.bits() != 0,
             watch: state.dr7 & Dr7::ANY_ENABLED.bits() != 0,
+            code: self.code_kind(),
         });
+    }
+
+    /// What can be taken for granted of the code that runs, the segment registers being as they are.
+    pub fn code_kind(&self) -> CodeKind {
+        let whole = |index: u8| self.segment(index).is_whole();
+        let flat = |index: u8| whole(index) && self.segment(index).base == 0;
+        let cs = self.segment(1);
+        match self.mode {
+            Mode::Long => CodeKind::Long,
+            Mode::Protected32
+                if cs.base == 0
+                    && cs.limit == u32::MAX
+                    && [0, SS, 3].into_iter().all(flat)
+                    && self.segment(SS).is_big() =>
+            {
+                CodeKind::Flat { fs: whole(4), gs: whole(5) }
+            }
+            _ => CodeKind::Other,
+        }
     }
 
     /// Whether CR4 has a bit.

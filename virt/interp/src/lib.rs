@@ -24,7 +24,9 @@ mod testing;
 pub mod vector;
 pub mod width;
 
-pub use bus::{Bus, Context, Flush, LinearMemory, Platform, PortIo, StringAssist, Translation};
+pub use bus::{
+    Bus, CodeKind, Context, Flush, LinearMemory, Platform, PortIo, StringAssist, Translation,
+};
 pub use cpu::{Cpu, Exec, Stop, Trap};
 pub use lower::{CodeSize, DecodeError, decode};
 pub use op::{AddressForm, Handler, Op, OpFlags};

@@ -1,10 +1,11 @@
 //! The contexts that one address space runs in by turns: kernel, kernel with RFLAGS.AC, user.
 //!
 //! SYSCALL, SYSRET, IRET, STAC and CLAC change between them and nothing else, so translated code
-//! does it itself by loading the other one's area into GS. Invariant: a peer is a context that
+//! does it itself by loading the other one's area into GS: only where both run the same kind of
+//! code, because jumps go by linear address. Invariant: a peer is a context that
 //! holds what its key says, of the family's address space, with no jump left to be validated.
 
-use interp::Context;
+use interp::{CodeKind, Context};
 use x86::Cr4;
 
 use super::tlb::{Kind, Tlb};
@@ -44,33 +45,43 @@ impl Side {
 pub(super) struct Peers {
     family: Context,
     known: [Option<usize>; 3],
+    /// What runs in each.
+    codes: [CodeKind; 3],
 }
 
 /// What a context has in common with its peers.
 fn family(context: &Context) -> Context {
-    Context { user: false, ac: false, align_check: false, ..*context }
+    Context { user: false, ac: false, align_check: false, code: CodeKind::Other, ..*context }
 }
 
 impl Peers {
     pub(super) fn get(&self, context: &Context) -> Option<usize> {
-        let known = self.known[Side::of(context) as usize];
-        known.filter(|_| !context.align_check && self.family == family(context))
+        let side = Side::of(context) as usize;
+        self.known[side].filter(|_| {
+            !context.align_check
+                && self.codes[side] == context.code
+                && self.family == family(context)
+        })
     }
 
     /// Notes the context that became current.
     pub(super) fn note(&mut self, context: &Context, index: usize) {
         let family = family(context);
         if family != self.family {
-            *self = Self { family, known: [None; 3] };
+            *self = Self { family, ..Self::default() };
         }
         if context.align_check {
             return;
         }
-        self.known[Side::of(context) as usize] = Some(index);
+        let mut note = |side: Side| {
+            self.known[side as usize] = Some(index);
+            self.codes[side as usize] = context.code;
+        };
+        note(Side::of(context));
         if !context.user && context.cr4 & Cr4::SMAP.bits() == 0 {
             // AC means nothing then.
-            self.known[Side::Kernel as usize] = Some(index);
-            self.known[Side::Access as usize] = Some(index);
+            note(Side::Kernel);
+            note(Side::Access);
         }
     }
 
@@ -85,9 +96,12 @@ impl Peers {
 }
 
 impl Tlb {
-    /// What GS is in each of the peers, 0 where it is not known.
-    pub(crate) fn peer_areas(&self) -> [u64; 3] {
-        self.peers.known.map(|known| known.map_or(0, |index| self.gs_base_of(index)))
+    /// What GS is in each of the peers that run such code, 0 where it is not known.
+    pub(crate) fn peer_areas(&self, code: CodeKind) -> [u64; 3] {
+        std::array::from_fn(|side| {
+            let known = self.peers.known[side].filter(|_| self.peers.codes[side] == code);
+            known.map_or(0, |index| self.gs_base_of(index))
+        })
     }
 
     /// Follows translated code, which went to a peer.

@@ -22,6 +22,9 @@ impl Emitter<'_> {
 
     /// S0 = linear address of the memory operand, moved by a constant; changes S1.
     pub(super) fn linear_address(&mut self, ins: &Instruction, by: i32) {
+        if !self.is_wide() {
+            return self.flat_address(ins, by);
+        }
         let segment = match ins.memory_segment() {
             Register::FS => Some(0),
             Register::GS => Some(1),
@@ -63,6 +66,9 @@ impl Emitter<'_> {
 
     /// `to` (S0, or a register that is not taken) = offset of the memory operand; changes S0, S1.
     fn offset_in_segment(&mut self, ins: &Instruction, to: u8, wide: bool) {
+        if !self.is_wide() {
+            return self.flat_offset(ins, to, 0);
+        }
         if ins.is_ip_rel_memory_operand() {
             self.load_rip(to, ins.memory_displacement64() as i64 as i32);
             if !wide {

@@ -75,7 +75,7 @@ impl Emitter<'_> {
             Register::CR4 => 4,
             other => unreachable!("{other:?} is left to the interpreter"),
         };
-        self.asm.load(S1, Mem::Gs(at::control(control)));
+        self.load_word(S1, Mem::Gs(at::control(control)));
         self.set_from_s1(number);
     }
 

@@ -9,7 +9,7 @@ use super::asm::{Alu, Asm, Hole, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::facts::{Fact, gpr_of};
 use super::flags::Place;
-use super::registers::{RSP, S0, S1, is_taken};
+use super::registers::{S0, S1, is_taken};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, JUMPS, LINKS};
@@ -103,7 +103,8 @@ impl Emitter<'_> {
         match self.source.page.map(|page| page.wrapping_add(pages as i64 as u64)) {
             None => {
                 self.asm.load(S0, Mem::Gs(at::RIP_BASE));
-                self.asm.add_quietly(S0, pages);
+                let wide = self.is_wide();
+                self.asm.lea(wide, S0, Some(S0), None, pages);
                 self.asm.store(Mem::Gs(at::RIP_BASE), S0);
             }
             // From the upper half across the top into the lower, whose code asks for it.
@@ -163,7 +164,7 @@ impl Emitter<'_> {
                 let data = self.free_s1(data);
                 self.load_rip(S1, next);
                 self.touch();
-                self.asm.store(data.mem(), S1);
+                self.store_word(data.mem(), S1);
             }
         }
     }
@@ -171,7 +172,7 @@ impl Emitter<'_> {
     /// CALL rel.
     pub(super) fn call(&mut self, index: usize, fact: &Fact) {
         self.push_return(index, fact);
-        self.move_rsp(-8);
+        self.move_rsp(-self.word());
         self.want_native();
         self.spend(index + 1);
         self.jump_to(fact.ins.near_branch_target() as i64 as i32);
@@ -179,7 +180,7 @@ impl Emitter<'_> {
 
     /// Moves RSP at the end of a block; a recipe that counts on it follows.
     pub(super) fn move_rsp(&mut self, by: i32) {
-        self.asm.add_quietly(RSP, by);
+        self.move_stack(by);
         self.place.rsp_moved(by);
     }
 
@@ -209,19 +210,20 @@ impl Emitter<'_> {
         self.load_target(index, fact);
         self.asm.store(Mem::Gs(at::TEMP), S0);
         self.push_return(index, fact);
-        self.move_rsp(-8);
+        self.move_rsp(-self.word());
         self.asm.load(S0, Mem::Gs(at::TEMP));
         self.spend(index + 1);
-        self.go_to_target(index, -8);
+        self.go_to_target(index, -self.word());
     }
 
     /// RET.
     pub(super) fn ret(&mut self, index: usize, fact: &Fact) {
         self.load_top(index);
         let extra = if fact.ins.op_count() == 1 { fact.ins.immediate(0) as i32 } else { 0 };
-        self.move_rsp(8 + extra);
+        let by = self.word() + extra;
+        self.move_rsp(by);
         self.spend(index + 1);
-        self.go_to_target(index, 8 + extra);
+        self.go_to_target(index, by);
     }
 
     /// Goes to the linear address in S0 by way of the jump cache.

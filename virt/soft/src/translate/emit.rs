@@ -258,7 +258,8 @@ fn decode(
     facts: &mut Vec<Fact>,
     announced: &mut dyn FnMut(&Instruction) -> bool,
 ) {
-    let mut decoder = Decoder::with_ip(64, source.bytes, u64::from(source.offset), DECODING);
+    let bits = if source.gates.flat { 32 } else { 64 };
+    let mut decoder = Decoder::with_ip(bits, source.bytes, u64::from(source.offset), DECODING);
     let mut ins = Instruction::default();
     let mut passed = 0;
     let limit = if source.second_page.is_some() { 1 } else { BLOCK_INSTRUCTIONS };

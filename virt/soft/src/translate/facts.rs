@@ -5,9 +5,10 @@ use iced_x86::{
     InstructionInfo, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
-use interp::lower::features::is_register_prefetch;
+use interp::lower::features::{bit_of, is_register_prefetch};
 
 use super::flags::STATUS;
+use super::flat;
 use super::registers::is_taken;
 
 /// How code to translate is decoded, whatever the guest's vendor: with AMD's reading of near branches,
@@ -131,6 +132,8 @@ pub(crate) struct Fact {
     /// Taken registers among the operands whose value must be there before: all but those of
     /// which 32 or 64 bits are only written.
     pub(crate) loads: u16,
+    /// Bytes of a stack element, and of what addresses are made of.
+    pub(crate) word: u8,
     /// What a stack instruction adds to RSP.
     pub(crate) stack_move: Option<i32>,
     /// Some status flag is read, or kept while others change.
@@ -187,6 +190,11 @@ pub(crate) struct Gates {
     pub(crate) windows: bool,
     /// Along a path that was taken, instead of in order.
     pub(crate) path: bool,
+    /// 32-bit code over a flat address space.
+    pub(crate) flat: bool,
+    /// There, FS and GS are whole.
+    pub(crate) fs: bool,
+    pub(crate) gs: bool,
 }
 
 /// Looks at an instruction. `announced`: CPUID names all it needs.
@@ -197,6 +205,7 @@ pub(crate) fn examine(
     gates: Gates,
     announced: bool,
 ) -> Fact {
+    let word = if gates.flat { 4 } else { 8 };
     let mut fact = Fact {
         ins: *ins,
         offset,
@@ -206,6 +215,7 @@ pub(crate) fn examine(
         access: None,
         writes: 0,
         loads: 0,
+        word,
         stack_move: None,
         reads_flags: true,
         makes_flags: false,
@@ -218,6 +228,11 @@ pub(crate) fn examine(
     if !announced || ins.is_invalid() {
         return fact;
     }
+    if gates.flat {
+        let Some(wide) = flat::widened(ins, gates) else { return fact };
+        fact.ins = wide;
+    }
+    let ins = &fact.ins.clone();
     let kind = kind_of(ins);
     if kind == Kind::Interpret {
         return fact;
@@ -250,7 +265,10 @@ pub(crate) fn examine(
         }
     }
     if has_memory(ins) && !matches!(kind, Kind::Nothing | Kind::Address | Kind::InvalidatePage) {
-        let Some(access) = memory_access(ins, info) else { return fact };
+        let Some(mut access) = memory_access(ins, info) else { return fact };
+        if matches!(kind, Kind::Push | Kind::JumpIndirect | Kind::CallIndirect) {
+            access.size = word.into();
+        }
         fact.access = Some(access);
     }
     fact.kind = kind;
@@ -263,11 +281,9 @@ pub(crate) fn examine(
         fact.changes_flags = true;
         fact.reads_flags = false;
     }
-    fact.stack_move = match ins.code() {
-        Code::Push_r64 | Code::Pushq_imm8 | Code::Pushq_imm32 | Code::Push_rm64 => Some(-8),
-        Code::Pop_r64 if kind == Kind::Pop => Some(8),
-        Code::Pushfq => Some(-8),
-        Code::Popfq => Some(8),
+    fact.stack_move = match kind {
+        Kind::Push | Kind::PushFlags => Some(-i32::from(word)),
+        Kind::Pop | Kind::PopFlags => Some(word.into()),
         _ => None,
     };
     let checks = matches!(
@@ -566,7 +582,7 @@ fn is_known_privileged(ins: &Instruction) -> bool {
     }
 }
 
-fn condition(ins: &Instruction) -> u8 {
+pub(super) fn condition(ins: &Instruction) -> u8 {
     use iced_x86::ConditionCode as C;
     match ins.condition_code() {
         C::o => 0,
@@ -639,6 +655,7 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
         || turn
         || pair
         || high_byte
+        || is_foreign(ins)
         || ins.is_string_instruction()
         || matches!(
             ins.mnemonic(),
@@ -726,8 +743,36 @@ fn is_left_to_interpreter(ins: &Instruction) -> bool {
                 | M::Vpmaskmovq
                 | M::Xlatb
                 | M::Enter
+                // Segment registers that no operand names.
+                | M::Lss
+                | M::Lfs
+                | M::Lgs
                 | M::Ud0
                 | M::Ud1
                 | M::Ud2
         )
+}
+
+/// Whether a feature is needed that CPUID never announces: the guest's instruction is undefined, and
+/// the host's may not be, or not raise a signal that is expected.
+fn is_foreign(ins: &Instruction) -> bool {
+    use CpuidFeature as F;
+    ins.cpuid_features().iter().any(|&feature| {
+        bit_of(feature).is_none()
+            && !matches!(
+                feature,
+                F::INTEL8086
+                    | F::INTEL8086_ONLY
+                    | F::INTEL186
+                    | F::INTEL286
+                    | F::INTEL286_ONLY
+                    | F::INTEL386
+                    | F::INTEL386_ONLY
+                    | F::INTEL486
+                    | F::X64
+                    | F::FPU287
+                    | F::FPU387
+                    | F::PAUSE
+            )
+    })
 }

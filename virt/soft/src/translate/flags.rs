@@ -85,7 +85,8 @@ impl Recipe {
             return None;
         }
         let src = if maker == Maker::Logic { Source::Immediate(0) } else { src };
-        if src == Source::Register(RSP) || dst == RSP && size != 8 {
+        // ESP moves as RSP does.
+        if src == Source::Register(RSP) || dst == RSP && size < 4 {
             return None;
         }
         Some(Self { maker, size, dst, src, drift: 0 })
@@ -122,7 +123,7 @@ impl Recipe {
             return Some(self);
         }
         let moved = fact.stack_move?;
-        if self.dst != RSP || self.size != 8 || fact.writes & 1 << RSP == 0 {
+        if self.dst != RSP || self.size < 4 || fact.writes & 1 << RSP == 0 {
             return None;
         }
         self.drift = self.drift.checked_add(moved)?;

@@ -129,14 +129,15 @@ fn candidates(facts: &[Fact]) -> Vec<Candidate> {
 
 /// The address of an instruction's only access, if it is a symbol and a distance.
 fn single_access(fact: &Fact, registers: &[Value; 16]) -> Option<(Value, u32, bool)> {
-    let rsp = registers[RSP as usize];
-    let at = |value: Value, by: i64| Value { offset: value.offset + by, ..value };
+    let (rsp, word) = (registers[RSP as usize], u32::from(fact.word));
+    let below = Value { offset: rsp.offset - i64::from(word), ..rsp };
     match fact.kind {
-        Kind::Push if fact.access.is_none() => Some((at(rsp, -8), 8, true)),
-        Kind::Pop | Kind::Return | Kind::PopStackPointer | Kind::PopFlags => Some((rsp, 8, false)),
-        Kind::PushFlags => Some((at(rsp, -8), 8, true)),
-        Kind::Call => Some((at(rsp, -8), 8, true)),
-        Kind::Leave => Some((registers[5], 8, false)),
+        Kind::Push if fact.access.is_none() => Some((below, word, true)),
+        Kind::Pop | Kind::Return | Kind::PopStackPointer | Kind::PopFlags => {
+            Some((rsp, word, false))
+        }
+        Kind::PushFlags | Kind::Call => Some((below, word, true)),
+        Kind::Leave => Some((registers[5], word, false)),
         Kind::Plain | Kind::JumpIndirect => {
             let access = fact.access?;
             Some((address(&fact.ins, registers)?, access.size, access.write))

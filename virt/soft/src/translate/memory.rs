@@ -102,8 +102,14 @@ impl Emitter<'_> {
     fn form(&mut self, address: Address<'_>, by: i32) {
         match address {
             Address::Operand(ins) => self.linear_address(ins, by),
-            Address::Stack(disp) => self.asm.lea(true, S0, Some(RSP), None, disp + by),
-            Address::Frame => self.asm.lea(true, S0, Some(RBP), None, by),
+            Address::Stack(disp) => {
+                let wide = self.is_wide();
+                self.asm.lea(wide, S0, Some(RSP), None, disp + by);
+            }
+            Address::Frame => {
+                let wide = self.is_wide();
+                self.asm.lea(wide, S0, Some(RBP), None, by);
+            }
         }
     }
 

@@ -30,6 +30,7 @@ mod branch;
 mod emit;
 pub(crate) mod facts;
 pub(crate) mod flags;
+pub(crate) mod flat;
 pub(crate) mod group;
 mod memory;
 pub(crate) mod path;

@@ -1,6 +1,6 @@
 //! Instructions that are copied, with their registers and memory operand replaced where needed.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
@@ -42,7 +42,12 @@ impl Emitter<'_> {
         }
         if fact.access.is_none() && stands[0].is_none() {
             self.note_trap(index, fact);
-            self.copy(fact);
+            match self.is_wide() {
+                true => self.copy(fact),
+                // The bytes may mean something else in 64-bit mode.
+                false if fact.ins.mnemonic() == Mnemonic::Vzeroupper => self.zero_low_uppers(),
+                false => self.encode(&fact.ins),
+            }
             return;
         }
         if stands.iter().flatten().any(|stand| stand.1 == S0) {
@@ -156,7 +161,8 @@ impl Emitter<'_> {
             _ => (6, 3),
         };
         self.asm.sar(S1, shift);
-        self.asm.lea(true, S0, Some(S0), Some((S1, scale)), 0);
+        let wide = self.is_wide();
+        self.asm.lea(wide, S0, Some(S0), Some((S1, scale)), 0);
         if self.source.gates.windows {
             self.window_alone(index, access.write);
         } else {

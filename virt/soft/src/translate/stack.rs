@@ -26,10 +26,10 @@ impl Emitter<'_> {
                     let data = self.free_s1(data);
                     self.asm.load(S1, Mem::Gs(at::reg(number)));
                     self.touch();
-                    self.asm.store(data.mem(), S1);
+                    self.store_word(data.mem(), S1);
                 } else {
                     self.touch();
-                    self.asm.store(data.mem(), number);
+                    self.store_word(data.mem(), number);
                 }
             }
             OpKind::Memory => {
@@ -39,61 +39,64 @@ impl Emitter<'_> {
                 let data = self.free_s1(data);
                 self.asm.load(S1, Mem::Gs(at::TEMP));
                 self.touch();
-                self.asm.store(data.mem(), S1);
+                self.store_word(data.mem(), S1);
             }
             _ => {
                 let data = self.push_slot(index);
                 self.touch();
-                self.asm.store_imm(data.mem(), ins.immediate(0) as i64 as i32);
+                self.store_word_imm(data.mem(), ins.immediate(0) as i64 as i32);
             }
         }
-        self.asm.add_quietly(RSP, -8);
+        self.move_stack(-self.word());
     }
 
-    /// The eight bytes below the top of the stack.
+    /// The element below the top of the stack.
     pub(super) fn push_slot(&mut self, index: usize) -> Data {
-        self.data(index, Address::Stack(-8), true, 8)
+        let word = self.word();
+        self.data(index, Address::Stack(-word), true, word as u32)
     }
 
-    /// A register = the eight bytes of the memory operand.
+    /// A register = the memory operand, as large as a stack element.
     pub(super) fn load_operand(&mut self, index: usize, fact: &Fact, to: u8) {
-        let data = self.data(index, Address::Operand(&fact.ins), false, 8);
+        let data = self.data(index, Address::Operand(&fact.ins), false, self.word() as u32);
         self.load_data(to, data);
     }
 
-    /// A register = eight bytes of data.
+    /// A register = a stack element of data.
     fn load_data(&mut self, to: u8, data: Data) {
         self.touch();
-        self.asm.load(to, data.mem());
+        self.load_word(to, data.mem());
         if to == S0 {
             self.held = None;
         }
     }
 
-    /// S0 = the eight bytes at the top of the stack.
+    /// S0 = the element at the top of the stack.
     pub(super) fn load_top(&mut self, index: usize) {
-        let data = self.data(index, Address::Stack(0), false, 8);
+        let data = self.data(index, Address::Stack(0), false, self.word() as u32);
         self.load_data(S0, data);
     }
 
     /// POP to a register other than RSP.
     pub(super) fn pop(&mut self, index: usize, fact: &Fact) {
         let (number, _) = gpr_of(fact.ins.op0_register()).expect("POP r64");
-        let data = self.data(index, Address::Stack(0), false, 8);
+        let data = self.data(index, Address::Stack(0), false, self.word() as u32);
         if is_taken(number) {
             self.load_data(S1, data);
             self.asm.store(Mem::Gs(at::reg(number)), S1);
         } else {
             self.load_data(number, data);
         }
-        self.asm.add_quietly(RSP, 8);
+        self.move_stack(self.word());
     }
 
     /// LEAVE.
     pub(super) fn leave(&mut self, index: usize) {
-        let data = self.data(index, Address::Frame, false, 8);
+        let word = self.word();
+        let data = self.data(index, Address::Frame, false, word as u32);
         self.load_data(S1, data);
-        self.asm.lea(true, RSP, Some(RBP), None, 8);
+        let wide = self.is_wide();
+        self.asm.lea(wide, RSP, Some(RBP), None, word);
         self.asm.mov(RBP, S1);
     }
 }

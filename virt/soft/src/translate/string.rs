@@ -8,7 +8,7 @@
 use iced_x86::{Code, Instruction, OpKind, Register};
 
 use super::asm::{Alu, Asm, Mem, cond};
-use super::emit::Emitter;
+use super::emit::{Emitter, Stub};
 use super::facts::Fact;
 use super::flags::Place;
 use super::memory::{INDEX_MASK, tag};
@@ -72,6 +72,9 @@ impl Emitter<'_> {
         self.want_native();
         self.save_flags();
         self.place = Place::Saved;
+        if !self.is_wide() {
+            self.leave_if_wrapping(index, shift, copies);
+        }
         let access = |write| SiteKind::Access { write, size: 1, grouped: false };
         let sites = [self.site(access(true), index), self.site(access(false), index)];
         let stubs = if copies { self.shared.copy } else { self.shared.fill };
@@ -85,6 +88,19 @@ impl Emitter<'_> {
         self.asm.bytes.extend(sites[1].to_le_bytes());
         let from = self.asm.jmp();
         self.asm.land_far(from, again);
+    }
+}
+
+impl Emitter<'_> {
+    /// Leaves a run that reaches the end of 4 GiB, where indices wrap, to the interpreter.
+    fn leave_if_wrapping(&mut self, index: usize, shift: u8, copies: bool) {
+        let site = self.site(SiteKind::Interpret, index);
+        for register in if copies { &[RDI, RSI][..] } else { &[RDI] } {
+            self.asm.lea(true, S0, Some(*register), Some((RCX, shift)), 0);
+            self.asm.shr(S0, 32);
+            let from = self.asm.jcc(cond::NOT_EQUAL);
+            self.stubs.push(Stub::Leave { from, site });
+        }
     }
 }
 

@@ -128,9 +128,9 @@ impl Emitter<'_> {
 
     /// POP RSP.
     pub(super) fn pop_stack_pointer(&mut self, index: usize) {
-        let data = self.data(index, Address::Stack(0), false, 8);
+        let data = self.data(index, Address::Stack(0), false, self.word() as u32);
         self.touch();
-        self.asm.load(RSP, data.mem());
+        self.load_word(RSP, data.mem());
     }
 
     /// PUSHFQ.
@@ -154,17 +154,17 @@ impl Emitter<'_> {
         let data = self.free_s1(data);
         self.asm.load(S1, Mem::Gs(at::TEMP));
         self.touch();
-        self.asm.store(data.mem(), S1);
-        self.asm.add_quietly(RSP, -8);
+        self.store_word(data.mem(), S1);
+        self.move_stack(-self.word());
     }
 
     /// POPFQ: of what changes nothing but status flags and IF.
     pub(super) fn pop_flags(&mut self, index: usize) {
         // Before S1 holds anything: saving flags changes it.
         self.clobber(index);
-        let data = self.data(index, Address::Stack(0), false, 8);
+        let data = self.data(index, Address::Stack(0), false, self.word() as u32);
         self.touch();
-        self.asm.load(S1, data.mem());
+        self.load_word(S1, data.mem());
         self.held = None;
         let site = self.site(SiteKind::Interpret, index);
         self.asm.load(S0, Mem::Gs(at::OTHER_FLAGS));
@@ -184,6 +184,6 @@ impl Emitter<'_> {
         self.asm.shl(S1, 8);
         self.join_address();
         self.asm.store(Mem::Gs(at::FLAGS), S0);
-        self.asm.add_quietly(RSP, 8);
+        self.move_stack(self.word());
     }
 }

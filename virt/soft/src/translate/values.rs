@@ -243,21 +243,21 @@ fn writes_32_bits(ins: &Instruction) -> bool {
 
 /// Follows an instruction's register writes.
 fn follow(fact: &Fact, registers: &mut [Value; 16], next: &mut u32) {
-    let ins = &fact.ins;
+    let (ins, word) = (&fact.ins, i64::from(fact.word));
     let known = match fact.kind {
         Kind::Push | Kind::PushFlags | Kind::Call | Kind::CallIndirect => {
-            Some((RSP as usize, moved(registers, -8)))
+            Some((RSP as usize, moved(registers, -word)))
         }
-        Kind::Plain | Kind::Address => known_write(ins, registers),
+        Kind::Plain | Kind::Address => known_write(fact, registers),
         _ => None,
     };
     let popped = match fact.kind {
-        Kind::Pop | Kind::PopFlags => Some(moved(registers, 8)),
-        Kind::Return if ins.op_count() == 0 => Some(moved(registers, 8)),
+        Kind::Pop | Kind::PopFlags => Some(moved(registers, word)),
+        Kind::Return if ins.op_count() == 0 => Some(moved(registers, word)),
         _ => None,
     };
     let left = (fact.kind == Kind::Leave)
-        .then(|| Value { offset: registers[5].offset + 8, ..registers[5] });
+        .then(|| Value { offset: registers[5].offset + word, ..registers[5] });
     for (number, register) in registers.iter_mut().enumerate() {
         if fact.writes >> number & 1 != 0 {
             *next += 1;
@@ -278,11 +278,15 @@ fn moved(registers: &[Value; 16], by: i64) -> Value {
 }
 
 /// A register write whose value is a symbol and a distance.
-fn known_write(ins: &Instruction, registers: &[Value; 16]) -> Option<(usize, Value)> {
+fn known_write(fact: &Fact, registers: &[Value; 16]) -> Option<(usize, Value)> {
+    let ins = &fact.ins;
     if ins.op0_kind() != OpKind::Register {
         return None;
     }
-    let (number, 8) = gpr_of(ins.op0_register())? else { return None };
+    let (number, size) = gpr_of(ins.op0_register())?;
+    if size != fact.word {
+        return None;
+    }
     let number = number as usize;
     let own = registers[number];
     let immediate = || match ins.op1_kind() {

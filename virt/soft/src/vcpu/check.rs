@@ -253,7 +253,8 @@ impl SoftVcpu {
                 *byte = self.cpu.bus.memory.load::<u8>(offset);
                 got += 1;
             }
-            let ins = iced_x86::Decoder::with_ip(64, &bytes[..got], linear, DECODING).decode();
+            let bits = self.code_size() as u32;
+            let ins = iced_x86::Decoder::with_ip(bits, &bytes[..got], linear, DECODING).decode();
             found.push(ins);
             linear = ins.next_ip();
         }

@@ -1,12 +1,14 @@
 //! Running translated code: the way in and out of it, and what to do at each site.
 //!
-//! Only 64-bit code is translated, and only while nothing must be seen at every instruction.
+//! Only 64-bit code and flat 32-bit code are translated, and only while nothing must be seen at
+//! every instruction.
 //! Whatever a block leaves for, the guest's state is whole again before anything else happens.
 
 use std::ptr;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use engine::Exit;
+use interp::CodeKind;
 use interp::cpu::Mode;
 use interp::flags::LazyFlags;
 use interp::op::slot;
@@ -25,6 +27,7 @@ use crate::cache::miss::{invalidate, miss, window_fault};
 use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
+use crate::translate::flat;
 use crate::translate::stubs::TRAP_SITE;
 use crate::translate::{BLOCK_INSTRUCTIONS, Site, SiteKind, Source};
 
@@ -45,17 +48,35 @@ pub(super) struct PendingLink {
     context: u64,
     /// How often a region of code had been dropped then.
     clears: u32,
+    /// What code could do there.
+    gates: Gates,
 }
 
 impl SoftVcpu {
     /// Whether translated code may run now, for at least a poll's worth of instructions.
     #[inline(always)]
-    pub(super) fn can_run_native(&self, left: u64) -> bool {
+    pub(super) fn can_run_native(&mut self, left: u64) -> bool {
         self.native.is_some()
-            && self.cpu.mode == Mode::Long
             && left > SLACK
             && !self.cpu.bus.context.watch
             && !self.cpu.bus.context.align_check
+            && match self.cpu.mode {
+                Mode::Long => true,
+                Mode::Protected32 => self.is_flat(),
+                _ => false,
+            }
+    }
+
+    /// Whether 32-bit code runs over a flat address space, with registers as its translation has
+    /// them. The context follows the segment registers, so that nothing leads to code that takes
+    /// others for granted.
+    fn is_flat(&mut self) -> bool {
+        let code = self.cpu.code_kind();
+        if code != self.cpu.bus.context.code {
+            self.cpu.refresh();
+        }
+        let used = self.cpu.regs[..8].iter().fold(0, |used, value| used | value);
+        matches!(code, CodeKind::Flat { .. }) && used >> 32 == 0 && self.cpu.rip() < flat::LAST_PAGE
     }
 
     /// Runs translated code from RIP on, if there is any. `None`: interpret.
@@ -162,8 +183,11 @@ impl SoftVcpu {
         grouped: bool,
         entry: Option<Recipe>,
     ) -> Option<(RamOffset, Key)> {
-        let ram = self.fetched(linear)?;
         let gates = Gates { grouped, ..self.gates() };
+        if gates.flat && linear >= flat::LAST_PAGE {
+            return None;
+        }
+        let ram = self.fetched(linear)?;
         // Code of a lasting context gains more by knowing its addresses than others could share.
         let bound = linear >= UPPER_HALF || gates.windows;
         let page = bound.then_some(linear & !0xfff);
@@ -197,7 +221,7 @@ impl SoftVcpu {
         self.cpu.bus.memory.read_bytes(ram, &mut bytes[..left]);
         let mut second = None;
         let mut available = left;
-        if left < 15 && crosses(&bytes[..left]) {
+        if left < 15 && crosses(&bytes[..left], key.gates.flat) {
             let next = self.fetched((linear & !0xfff).wrapping_add(0x1000))?;
             let page = RamOffset(next.0 & !0xfff);
             self.cpu.bus.watch_code_page(page.0 >> 12);
@@ -240,6 +264,10 @@ impl SoftVcpu {
         let time = !self.checking
             && (state.cr4 & Cr4::TSD.bits() == 0 || self.cpu.cpl == 0)
             && self.announced.bmi2;
+        let (flat, fs, gs) = match self.cpu.bus.context.code {
+            CodeKind::Flat { fs, gs } => (true, fs, gs),
+            _ => (false, false, false),
+        };
         Gates {
             sse,
             avx,
@@ -253,6 +281,9 @@ impl SoftVcpu {
             grouped: true,
             windows: self.cpu.cpl == 3 && self.cpu.bus.tlb.has_windows(),
             path: false,
+            flat,
+            fs,
+            gs,
         }
     }
 
@@ -326,7 +357,9 @@ impl SoftVcpu {
         self.follow_side();
         let Some(native) = self.native.as_ref() else { return false };
         let SiteKind::Access { write, size, .. } = native.site(site).kind else { return false };
-        if (linear & 0xfff) + u64::from(size) > 4096 {
+        if (linear & 0xfff) + u64::from(size) > 4096
+            || self.cpu.mode != Mode::Long && linear >> 32 != 0
+        {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
@@ -432,8 +465,8 @@ impl SoftVcpu {
             SiteKind::Link(link) => {
                 let native = self.native.as_ref().expect("it just ran");
                 let context = self.cpu.bus.tlb.gs_base();
-                self.pending_link =
-                    Some(PendingLink { link, target: rip, context, clears: native.clears() });
+                let (clears, gates) = (native.clears(), self.gates());
+                self.pending_link = Some(PendingLink { link, target: rip, context, clears, gates });
                 None
             }
             SiteKind::Target { .. } => None,
@@ -486,9 +519,9 @@ impl SoftVcpu {
     /// Links a branch that was left through, unless code was dropped since.
     #[cold]
     fn link(&mut self, link: PendingLink, linear: u64) {
-        let PendingLink { link, target, context, clears } = link;
+        let PendingLink { link, target, context, clears, gates } = link;
         // An interrupt may have come in between.
-        if target != linear || context != self.cpu.bus.tlb.gs_base() {
+        if target != linear || context != self.cpu.bus.tlb.gs_base() || gates != self.gates() {
             return;
         }
         let current = |vcpu: &Self| vcpu.native.as_ref().expect("asked before").clears() == clears;
@@ -516,8 +549,9 @@ impl SoftVcpu {
 }
 
 /// Whether the first instruction of these bytes, the last of a page, ends in the next one.
-fn crosses(bytes: &[u8]) -> bool {
-    let mut decoder = iced_x86::Decoder::new(64, bytes, crate::translate::facts::DECODING);
+fn crosses(bytes: &[u8], flat: bool) -> bool {
+    let bits = if flat { 32 } else { 64 };
+    let mut decoder = iced_x86::Decoder::new(bits, bytes, crate::translate::facts::DECODING);
     let _ = decoder.decode();
     decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
 }

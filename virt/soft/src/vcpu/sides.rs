@@ -21,7 +21,11 @@ impl SoftVcpu {
             let (cs, ss) = flat_segments(msrs.star, user);
             u64::from(cs.selector) | u64::from(ss.selector) << 32
         });
-        let areas = if self.checking { [0; 3] } else { self.cpu.bus.tlb.peer_areas() };
+        let areas = if self.checking {
+            [0; 3]
+        } else {
+            self.cpu.bus.tlb.peer_areas(self.cpu.bus.context.code)
+        };
         let side = Side::of(&self.cpu.bus.context);
         let state = self.cpu.bus.tlb.state();
         state.side = side as u64;

@@ -41,6 +41,8 @@ pub(crate) struct Listing {
     entries: Vec<Entry>,
     labels: usize,
     pub(crate) instructions: usize,
+    /// 32-bit code for an image here: operands that would be RIP-relative are absolute.
+    narrow: Option<u64>,
 }
 
 /// Code with its addresses.
@@ -60,6 +62,11 @@ impl Placed {
 }
 
 impl Listing {
+    /// For 32-bit code of the image that lies there.
+    pub(crate) fn narrow(image: u64) -> Self {
+        Self { narrow: Some(image), ..Self::default() }
+    }
+
     pub(crate) fn label(&mut self) -> Label {
         self.labels += 1;
         Label(self.labels - 1)
@@ -112,7 +119,7 @@ impl Listing {
                     at = if wanted >= at { wanted } else { wanted + PAGE };
                 }
                 Entry::Code(instruction, goal) => {
-                    let length = encode(instruction, *goal, at, at)?.len() as u64;
+                    let length = encode(instruction, *goal, at, at, self.narrow)?.len() as u64;
                     if at + length > size as u64 {
                         return None;
                     }
@@ -146,7 +153,7 @@ impl Listing {
                         Goal::BeforeEnd(label, before) => placed.ends[label.0] - before,
                         Goal::Offset(offset) => offset,
                     };
-                    let code = encode(instruction, *goal, at, target).ok_or(number)?;
+                    let code = encode(instruction, *goal, at, target, self.narrow).ok_or(number)?;
                     bytes[at as usize..at as usize + code.len()].copy_from_slice(&code);
                     at += code.len() as u64;
                 }
@@ -165,27 +172,41 @@ impl Entry {
 }
 
 /// An instruction's bytes at an offset of the image, pointing at another.
-fn encode(instruction: &Instruction, goal: Goal, at: u64, target: u64) -> Option<Vec<u8>> {
+fn encode(
+    instruction: &Instruction,
+    goal: Goal,
+    at: u64,
+    target: u64,
+    narrow: Option<u64>,
+) -> Option<Vec<u8>> {
     // Far from zero, so that nothing wraps.
     const BASE: u64 = 0x40_0000;
     let mut instruction = *instruction;
     match goal {
         Goal::None => {}
+        Goal::Branch(_) if narrow.is_some() => {
+            instruction.set_near_branch32((BASE + target) as u32);
+        }
         Goal::Branch(_) => instruction.set_near_branch64(BASE + target),
+        Goal::BeforeEnd(..) | Goal::At(_) | Goal::Offset(_) if let Some(image) = narrow => {
+            instruction.set_memory_base(Register::None);
+            instruction.set_memory_displ_size(4);
+            instruction.set_memory_displacement64((image + target) & 0xffff_ffff);
+        }
         Goal::BeforeEnd(..) | Goal::At(_) | Goal::Offset(_) => {
             instruction.set_memory_base(Register::RIP);
             instruction.set_memory_displ_size(8);
             instruction.set_memory_displacement64(BASE + target);
         }
     }
-    let mut encoder = Encoder::new(64);
+    let mut encoder = Encoder::new(if narrow.is_some() { 32 } else { 64 });
     encoder.encode(&instruction, BASE + at).ok()?;
     Some(encoder.take_buffer())
 }
 
 /// Whether an instruction can be encoded at all.
-pub(crate) fn is_encodable(instruction: &Instruction) -> bool {
-    encode(instruction, Goal::None, 0, 0).is_some()
+pub(crate) fn is_encodable(instruction: &Instruction, narrow: bool) -> bool {
+    encode(instruction, Goal::None, 0, 0, narrow.then_some(0)).is_some()
 }
 
 /// A branch whose goal is yet to be said.

@@ -15,8 +15,8 @@ use crate::layout::{
 };
 
 /// Faults after which the program ends.
-const MOST_FAULTS: i32 = 3000;
-const VECTORS: u64 = 32;
+pub(crate) const MOST_FAULTS: i32 = 3000;
+pub(crate) const VECTORS: u64 = 32;
 /// Present interrupt gates with IST 1.
 const GATE: u64 = 0x8e01;
 
@@ -39,14 +39,15 @@ pub(crate) fn install(memory: &GuestMemory, places: &Places) {
         0x0000_8b00_0000_0067 | (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56,
         tss >> 32,
     ];
-    let bytes: Vec<u8> = descriptors.into_iter().flat_map(u64::to_le_bytes).collect();
+    let descriptors = descriptors.into_iter().chain(crate::flat::DESCRIPTORS);
+    let bytes: Vec<u8> = descriptors.flat_map(u64::to_le_bytes).collect();
     write(memory, GDT, &bytes);
     let stack = (DIRECT + HANDLER_STACK).to_le_bytes();
     write(memory, TSS + 4, &stack);
     write(memory, TSS + 0x24, &stack);
 }
 
-fn has_error_code(vector: u64) -> bool {
+pub(crate) fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
 }
 

@@ -189,7 +189,7 @@ fn prepare(seed: u64) -> (Vec<u8>, CpuState) {
     (contents(&memory), state)
 }
 
-fn run(ram: &[u8], start: &CpuState, execution: Execution, budget: u64) -> Ended {
+pub(crate) fn run(ram: &[u8], start: &CpuState, execution: Execution, budget: u64) -> Ended {
     let memory = new_memory();
     layout::write(&memory, 0, ram);
     let config = VmConfig { memory: memory.clone(), cpus: 1 };
@@ -205,7 +205,7 @@ fn run(ram: &[u8], start: &CpuState, execution: Execution, budget: u64) -> Ended
     Ended { exit, state, ram: contents(&memory), retired }
 }
 
-fn differences(one: &Ended, other: &Ended) -> String {
+pub(crate) fn differences(one: &Ended, other: &Ended) -> String {
     let mut text = String::new();
     let mut note = |name: &str, a: u64, b: u64| {
         if a != b {

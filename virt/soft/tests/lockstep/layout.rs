@@ -37,7 +37,7 @@ pub(crate) const READ_ONLY: u64 = 12 * PAGE;
 pub(crate) const COUNTERS: u64 = 16 * PAGE;
 pub(crate) const TABLES: u64 = 17 * PAGE;
 pub(crate) const STACK: u64 = 18 * PAGE;
-const IMAGE_PAGES: u64 = 22;
+pub(crate) const IMAGE_PAGES: u64 = 22;
 /// The code page that has a twin.
 pub(crate) const TWIN: u64 = 1;
 
@@ -50,18 +50,18 @@ pub(crate) const HANDLER_STACK: u64 = 0x1_8000;
 pub(crate) const LOG: u64 = 0x2_0000;
 /// A byte for every byte of the image's first 64 KiB: the length of the instruction there.
 pub(crate) const LENGTHS: u64 = 0x3_0000;
-const PML4: u64 = 0x1000;
+pub(crate) const PML4: u64 = 0x1000;
 /// The image's page table.
 pub(crate) const IMAGE_TABLE: u64 = 0x5000;
-const POOL: u64 = 0x4_0000;
+pub(crate) const POOL: u64 = 0x4_0000;
 
 pub(crate) const CR3: u64 = PML4;
 
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 2;
-const USER: u64 = 4;
+pub(crate) const PRESENT: u64 = 1;
+pub(crate) const WRITABLE: u64 = 2;
+pub(crate) const USER: u64 = 4;
 pub(crate) const ACCESSED_DIRTY: u64 = 0x60;
-const LARGE: u64 = 0x80;
+pub(crate) const LARGE: u64 = 0x80;
 
 /// Where each page of the image lies in RAM.
 #[derive(Clone)]
@@ -82,8 +82,14 @@ impl Places {
         Self { pages: pool, twin }
     }
 
+    /// In a row from the start of the pool on, for where there is no paging.
+    pub(crate) fn in_a_row() -> Self {
+        let pages = (0..IMAGE_PAGES).map(|page| POOL + page * PAGE).collect();
+        Self { pages, twin: POOL + IMAGE_PAGES * PAGE }
+    }
+
     /// Physical address of an offset in the image.
-    fn physical(&self, offset: u64) -> u64 {
+    pub(crate) fn physical(&self, offset: u64) -> u64 {
         self.pages[(offset / PAGE) as usize] + offset % PAGE
     }
 
@@ -120,7 +126,7 @@ pub(crate) fn write(memory: &GuestMemory, at: u64, bytes: &[u8]) {
     memory.write_physical(GuestPhys(at), bytes).expect("it lies in RAM");
 }
 
-fn put(memory: &GuestMemory, at: u64, value: u64) {
+pub(crate) fn put(memory: &GuestMemory, at: u64, value: u64) {
     write(memory, at, &value.to_le_bytes());
 }
 
@@ -151,13 +157,7 @@ pub(crate) fn page_tables(
         put(memory, table + (base >> 21 & 511) * 8, IMAGE_TABLE | user);
     }
     for page in 0..IMAGE_PAGES {
-        let rights = match page {
-            12 | 17 => PRESENT | USER,
-            0..CODE_PAGES if !writable_code => PRESENT | USER,
-            13 => 0,
-            15 => PRESENT | WRITABLE,
-            _ => PRESENT | WRITABLE | USER,
-        };
+        let rights = rights(page, writable_code);
         let used = if random.once_in(6) { 0 } else { ACCESSED_DIRTY };
         put(memory, IMAGE_TABLE + page * 8, places.physical(page * PAGE) | rights | used);
     }
@@ -166,4 +166,15 @@ pub(crate) fn page_tables(
     put(memory, next + (DIRECT >> 30 & 511) * 8, (next + PAGE) | kernel);
     put(memory, next + PAGE + (DIRECT >> 21 & 511) * 8, kernel | LARGE);
     assert!(next + PAGE < HANDLER, "tables end before the handler");
+}
+
+/// What an entry for a page of the image allows.
+pub(crate) fn rights(page: u64, writable_code: bool) -> u64 {
+    match page {
+        12 | 17 => PRESENT | USER,
+        0..CODE_PAGES if !writable_code => PRESENT | USER,
+        13 => 0,
+        15 => PRESENT | WRITABLE,
+        _ => PRESENT | WRITABLE | USER,
+    }
 }

@@ -9,6 +9,7 @@
 //! `ONEROOF_LOCKSTEP_CASES` sets how many programs run, `ONEROOF_LOCKSTEP_SEED` where they start.
 
 mod code;
+mod flat;
 mod handler;
 mod kernel;
 mod layout;
@@ -62,13 +63,27 @@ impl Drop for Announce {
     }
 }
 
+/// Judges the programs of 64-bit code.
 fn cases(judge: fn(&Case, &mut Random) -> u64) {
-    let opcodes = Opcodes::new();
+    cases_of(64, Case::new, judge);
+}
+
+/// Judges the programs of 32-bit code.
+fn flat_cases(judge: fn(&Case, &mut Random) -> u64) {
+    cases_of(32, Case::flat, judge);
+}
+
+fn cases_of(
+    bits: u32,
+    make: fn(u64, &Opcodes) -> Option<Case>,
+    judge: fn(&Case, &mut Random) -> u64,
+) {
+    let opcodes = Opcodes::new(bits);
     let first = setting("ONEROOF_LOCKSTEP_SEED").unwrap_or(DEFAULT_SEED);
     let count = setting("ONEROOF_LOCKSTEP_CASES").unwrap_or(DEFAULT_CASES);
     let (mut ran, mut instructions) = (0, 0);
     for seed in first..first + count {
-        let Some(case) = Case::new(seed, &opcodes) else { continue };
+        let Some(case) = make(seed, &opcodes) else { continue };
         let _announce = Announce(case.describe());
         instructions += judge(&case, &mut Random::new(!seed));
         ran += 1;
@@ -157,14 +172,32 @@ fn whole_runs_agree() {
     cases(whole);
 }
 
+/// Block by block.
+fn blocks(case: &Case, _: &mut Random) -> u64 {
+    let (interpreted, slices) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, SLICE);
+    let (checked, _) = case.run(Execution::Check, MOST_INSTRUCTIONS, u64::MAX);
+    if let Some(text) = case.differences(&interpreted, &checked) {
+        report(case, Execution::Check, slices * SLICE, &text);
+    }
+    slices * SLICE
+}
+
 #[test]
 fn every_block_agrees() {
-    cases(|case, _| {
-        let (interpreted, slices) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, SLICE);
-        let (checked, _) = case.run(Execution::Check, MOST_INSTRUCTIONS, u64::MAX);
-        if let Some(text) = case.differences(&interpreted, &checked) {
-            report(case, Execution::Check, slices * SLICE, &text);
-        }
-        slices * SLICE
-    });
+    cases(blocks);
+}
+
+#[test]
+fn flat_budgets_end_at_the_very_instruction() {
+    flat_cases(stops);
+}
+
+#[test]
+fn whole_runs_of_flat_code_agree() {
+    flat_cases(whole);
+}
+
+#[test]
+fn every_block_of_flat_code_agrees() {
+    flat_cases(blocks);
 }

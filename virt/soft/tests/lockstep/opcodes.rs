@@ -16,9 +16,9 @@ pub(crate) struct Opcodes {
 }
 
 impl Opcodes {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(bits: u32) -> Self {
         let mut all = Self { common: vec![], integer: vec![], vector: vec![], x87: vec![] };
-        for code in select::codes(64, "") {
+        for code in select::codes(bits, "") {
             if !takes_part(code) {
                 continue;
             }

@@ -15,17 +15,19 @@ pub(crate) struct Roles {
     pub(crate) pointers: Vec<u32>,
     /// By bit: registers that random instructions must leave alone.
     pub(crate) kept: u16,
+    /// Images that 32-bit code may name.
+    pub(crate) narrow: Option<&'static [u64]>,
 }
 
 /// An operand in memory: what it is made of, and what it points at, if at something by RIP.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address {
-    base: Register,
-    index: Register,
-    scale: u32,
-    displacement: i64,
-    displacement_size: u32,
-    segment: Register,
+    pub(crate) base: Register,
+    pub(crate) index: Register,
+    pub(crate) scale: u32,
+    pub(crate) displacement: i64,
+    pub(crate) displacement_size: u32,
+    pub(crate) segment: Register,
     pub(crate) goal: Goal,
     /// Register that must hold a small number for this to make sense.
     pub(crate) small: Option<u32>,
@@ -69,6 +71,9 @@ impl Address {
 
 /// A random address. `aligned`: what vector instructions want.
 pub(crate) fn address(random: &mut Random, roles: &Roles, aligned: bool) -> Address {
+    if let Some(images) = roles.narrow {
+        return crate::flat::address(random, roles, images, aligned);
+    }
     let step = if aligned { 16 } else { random.pick(&[1, 4, 8, 8, 8]) };
     let near = (random.below(48) * step) as i64 - 64;
     let pointer = random.pick(&roles.pointers);
@@ -197,7 +202,7 @@ fn attempt(
             && alias.number() as u32 == small
             && at.expect("as above").index != Register::None
     });
-    (!lost && !crowded && is_encodable(&ins)).then_some((ins, at))
+    (!lost && !crowded && is_encodable(&ins, roles.narrow.is_some())).then_some((ins, at))
 }
 
 fn is_memory(kind: K) -> bool {
@@ -218,14 +223,18 @@ fn register(random: &mut Random, roles: &Roles, kind: K) -> Option<Register> {
     if is_memory(kind) && (kind == K::mem || !random.once_in(2)) {
         return None;
     }
-    let any = random.below(16) as u32;
+    let narrow = roles.narrow.is_some();
+    let any = random.below(if narrow { 8 } else { 16 }) as u32;
     // Mostly one that may be written; the three that have no host register more often than others.
     let number = match random.below(8) {
         0 => any,
-        1 | 2 => random.pick(&[9, 10, 11]),
+        1 | 2 if !narrow => random.pick(&[9, 10, 11]),
         _ => free(random, roles).unwrap_or(any),
     };
     Some(match kind {
+        K::r8_or_mem | K::r8_reg | K::r8_opcode if narrow => {
+            Register::AL + (number & 3) + if random.once_in(3) { 4 } else { 0 }
+        }
         K::r8_or_mem | K::r8_reg | K::r8_opcode => byte_register(random, number),
         K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode | K::r16_reg_mem => {
             Register::AX + number

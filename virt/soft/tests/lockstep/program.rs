@@ -16,9 +16,9 @@ const STATUS: u32 = RflagsBits::OF
     | RflagsBits::AF
     | RflagsBits::CF
     | RflagsBits::PF;
-const FUNCTIONS: usize = 3;
+pub(crate) const FUNCTIONS: usize = 3;
 /// So much code fits the code pages with every gap.
-const MOST_INSTRUCTIONS: usize = 2400;
+pub(crate) const MOST_INSTRUCTIONS: usize = 2400;
 /// Slots of the code tables.
 const SLOTS: u64 = PAGE / 8;
 
@@ -59,9 +59,9 @@ pub(crate) struct Writer<'a> {
     /// Stores into code.
     pub(crate) modifies: bool,
     /// Loop counters in registers, one for each depth.
-    counters: [u32; 2],
+    pub(crate) counters: [u32; 2],
     /// Status flags the last instructions left undefined.
-    undefined: u32,
+    pub(crate) undefined: u32,
 }
 
 /// The program of a seed.
@@ -82,7 +82,7 @@ pub(crate) fn program(random: &mut Random, opcodes: &Opcodes) -> Program {
         factory: InstructionInfoFactory::new(),
         opcodes,
         listing: Listing::default(),
-        roles: Roles { pointers, kept },
+        roles: Roles { pointers, kept, narrow: None },
         user,
         tables: Vec::new(),
         functions: Vec::new(),
@@ -125,7 +125,7 @@ impl Writer<'_> {
     }
 
     /// Now and then what follows lies elsewhere, perhaps across the end of a page.
-    fn gap(&mut self) {
+    pub(crate) fn gap(&mut self) {
         if self.random.once_in(2) {
             let before = self.random.below(60);
             self.listing.near_page_end(before);
@@ -267,7 +267,7 @@ impl Writer<'_> {
     }
 
     /// An offset in the data pages: mostly well inside one, sometimes about to cross into another.
-    fn pointed(&mut self) -> u64 {
+    pub(crate) fn pointed(&mut self) -> u64 {
         let page = DATA + self.random.below(8) * PAGE;
         match self.random.below(16) {
             0 => page + PAGE - self.random.below(256),
@@ -311,6 +311,9 @@ impl Writer<'_> {
     /// Gives every status flag a value.
     pub(crate) fn define_flags(&mut self) {
         let (a, b) = (self.random.below(16) as u32, self.random.below(16) as u32);
+        if self.roles.narrow.is_some() {
+            return self.define_flags_narrow(a & 7, b & 7);
+        }
         let (first, code) = self.random.pick(&[
             (Register::RAX, Code::Cmp_rm64_r64),
             (Register::EAX, Code::Cmp_rm32_r32),
@@ -328,7 +331,7 @@ impl Writer<'_> {
         if first + labels.len() as u64 > SLOTS {
             return None;
         }
-        let image = self.random.pick(&IMAGES);
+        let image = self.random.pick(self.roles.narrow.unwrap_or(&IMAGES));
         self.tables.extend((first..).zip(labels).map(|(slot, &label)| (slot, image, label)));
         Some(TABLES + first * 8)
     }

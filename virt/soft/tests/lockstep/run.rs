@@ -29,7 +29,10 @@ const STATUS: u64 = 0x8d5;
 /// A program, its place, and everything around it.
 pub(crate) struct Case {
     seed: u64,
-    program: Program,
+    /// What kind of program it is.
+    kind: String,
+    /// Its code size.
+    bits: u32,
     placed: Placed,
     ram: Vec<u8>,
     state: CpuState,
@@ -54,27 +57,32 @@ impl Case {
         layout::page_tables(&memory, &places, &mut random, program.modifies);
         handler::install(&memory, &places);
         let before = machine::random(&mut random, 64);
-        let mut at = DATA;
-        while at < TABLES {
-            // The pages of one window after another, each with numbers of other kinds.
-            let window = machine::random(&mut random, 64).window;
-            if at != READ_ONLY + PAGE {
-                let length = if at + PAGE == READ_ONLY + PAGE { PAGE } else { 2 * PAGE };
-                let length = length.min(TABLES - at);
-                places.write(&memory, at, &window[..length as usize]);
-                at += length;
-            } else {
-                at += PAGE;
-            }
-        }
-        places.write(&memory, 0, &placed.bytes);
-        for &(slot, image, label) in &program.tables {
-            let address = image + placed.offset(label);
-            places.write(&memory, TABLES + slot * 8, &address.to_le_bytes());
-        }
-        layout::write(&memory, LENGTHS, &placed.lengths);
+        fill(&memory, &places, &mut random);
+        write_code(&memory, &places, &program, &placed);
         let state = start(&program, &placed, &before, &mut random);
-        Some(Self { seed, program, placed, ram: contents(&memory), state })
+        let Program { user, modifies, image, .. } = program;
+        let kind = format!("image {image:#x}, user {user}, modifies {modifies}");
+        let ram = contents(&memory);
+        Some(Self { seed, kind, bits: 64, placed, ram, state })
+    }
+
+    /// The case of a seed for flat 32-bit code.
+    pub(crate) fn flat(seed: u64, opcodes: &Opcodes) -> Option<Self> {
+        let mut random = Random::new(seed);
+        let world = crate::flat::World::new(&mut random);
+        let mut program = crate::flat::program(&mut random, opcodes, world);
+        let placed = std::mem::take(&mut program.listing).place()?;
+        let memory = new_memory();
+        let places = world.surroundings(&memory, &mut random, program.modifies);
+        let before = machine::random(&mut random, 64);
+        fill(&memory, &places, &mut random);
+        write_code(&memory, &places, &program, &placed);
+        let start = (program.image + placed.offset(program.start)) & 0xffff_ffff;
+        let state = world.start(&program, start, &before, &mut random);
+        let Program { user, modifies, image, .. } = program;
+        let kind = format!("{world:?}, image {image:#x}, user {user}, modifies {modifies}");
+        let ram = contents(&memory);
+        Some(Self { seed, kind, bits: 32, placed, ram, state })
     }
 
     /// Runs it for so many instructions, at most `slice` at a time; returns how many slices.
@@ -158,8 +166,9 @@ impl Case {
             let (mut a, mut b) = (word(&one.ram), word(&other.ram));
             if (at as u64) < HANDLER {
                 // Accessed and dirty bits may be set ahead of an access that is then not made.
-                a &= !ACCESSED_DIRTY;
-                b &= !ACCESSED_DIRTY;
+                let used = ACCESSED_DIRTY | ACCESSED_DIRTY << 32;
+                a &= !used;
+                b &= !used;
             }
             if a != b && shown < 24 {
                 shown += 1;
@@ -177,7 +186,8 @@ impl Case {
             let offset = (state.rip & 0xffff) as usize;
             let line = match self.placed.lengths.get(offset) {
                 Some(&length) if length > 0 => {
-                    disassemble(&self.placed.bytes[offset..offset + usize::from(length)], state.rip)
+                    let bytes = &self.placed.bytes[offset..offset + usize::from(length)];
+                    disassemble(self.bits, bytes, state.rip)
                 }
                 _ => "(the handler, or code that changed)".into(),
             };
@@ -192,13 +202,39 @@ impl Case {
 
     /// What kind of program it is.
     pub(crate) fn describe(&self) -> String {
-        let Program { user, modifies, image, .. } = self.program;
-        format!("seed {}, image {image:#x}, user {user}, modifies {modifies}", self.seed)
+        format!("seed {}, {}", self.seed, self.kind)
     }
 }
 
-fn disassemble(bytes: &[u8], rip: u64) -> String {
-    let ins = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+/// Numbers of all kinds in the data pages.
+fn fill(memory: &GuestMemory, places: &Places, random: &mut Random) {
+    let mut at = DATA;
+    while at < TABLES {
+        // The pages of one window after another, each with numbers of other kinds.
+        let window = machine::random(random, 64).window;
+        if at != READ_ONLY + PAGE {
+            let length = if at + PAGE == READ_ONLY + PAGE { PAGE } else { 2 * PAGE };
+            let length = length.min(TABLES - at);
+            places.write(memory, at, &window[..length as usize]);
+            at += length;
+        } else {
+            at += PAGE;
+        }
+    }
+}
+
+/// The program's code, its tables, and what the handler must know of it.
+fn write_code(memory: &GuestMemory, places: &Places, program: &Program, placed: &Placed) {
+    places.write(memory, 0, &placed.bytes);
+    for &(slot, image, label) in &program.tables {
+        let address = image + placed.offset(label);
+        places.write(memory, TABLES + slot * 8, &address.to_le_bytes());
+    }
+    layout::write(memory, LENGTHS, &placed.lengths);
+}
+
+fn disassemble(bits: u32, bytes: &[u8], rip: u64) -> String {
+    let ins = Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE).decode();
     let mut text = String::new();
     IntelFormatter::new().format(&ins, &mut text);
     text
@@ -289,7 +325,7 @@ pub(crate) fn bare() -> CpuState {
     state.activity = Activity::Running;
     state.segments = [flat(0x10, DATA_RIGHTS); 6];
     state.segments[1] = flat(0x08, CODE_RIGHTS);
-    state.gdtr = TableRegister { base: DIRECT + GDT, limit: 0x37 };
+    state.gdtr = TableRegister { base: DIRECT + GDT, limit: 0x77 };
     state.idtr = TableRegister { base: DIRECT + IDT, limit: 0x1ff };
     let busy = attr::PRESENT | 0xb;
     state.tr = Segment { base: DIRECT + TSS, limit: 0x67, selector: 0x28, attributes: busy };

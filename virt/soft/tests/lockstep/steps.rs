@@ -85,7 +85,7 @@ impl Writer<'_> {
         }
     }
 
-    fn random_instruction(&mut self) {
+    pub(crate) fn random_instruction(&mut self) {
         for _ in 0..8 {
             let code = self.opcodes.pick(self.random, self.leaning);
             let (random, factory) = (&mut *self.random, &mut self.factory);
@@ -98,12 +98,17 @@ impl Writer<'_> {
     }
 
     /// Makes an index register small, without touching the flags.
-    fn with_small(&mut self, at: Option<Address>) {
+    pub(crate) fn with_small(&mut self, at: Option<Address>) {
         if let Some(index) = at.and_then(|at| at.small)
             && !self.random.once_in(24)
         {
             let (to, from) = (Register::EAX + index, operand::byte_register(self.random, index));
-            let from = if index < 4 { Register::AL + index } else { from };
+            let from = match index {
+                0..4 => Register::AL + index,
+                // 32-bit code has no SPL to DIL.
+                _ if self.roles.narrow.is_some() => Register::AL + (index & 3),
+                _ => from,
+            };
             self.plain(with_regs(Code::Movzx_r32_rm8, to, from));
         }
     }

@@ -141,7 +141,7 @@ fn no_recipe_where_operands_are_lost() {
         asm.cmp(ah, cl)?;
         asm.cmp(cl, ah)?;
         asm.cmp(rax, rsp)?;
-        asm.cmp(esp, 1)?;
+        asm.cmp(sp, 1)?;
         asm.adc(rax, rcx)?;
         asm.inc(rax)?;
         asm.shl(rax, 3)

@@ -2,6 +2,7 @@
 
 mod asm;
 mod flags;
+mod flat;
 mod group;
 mod values;
 
@@ -17,26 +18,31 @@ fn facts(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<
     facts_of(&assembler.assemble(0).expect("they can be encoded"))
 }
 
+/// All that 64-bit user code can have.
+const ALL: Gates = Gates {
+    sse: true,
+    avx: true,
+    x87: true,
+    time: true,
+    counted_time: false,
+    kernel: false,
+    bases: true,
+    keys: false,
+    unchecked: true,
+    grouped: true,
+    windows: false,
+    path: false,
+    flat: false,
+    fs: false,
+    gs: false,
+};
+
 /// The facts of the instructions in these bytes.
 fn facts_of(bytes: &[u8]) -> Vec<Fact> {
-    let gates = Gates {
-        sse: true,
-        avx: true,
-        x87: true,
-        time: true,
-        counted_time: false,
-        kernel: false,
-        bases: true,
-        keys: false,
-        unchecked: true,
-        grouped: true,
-        windows: false,
-        path: false,
-    };
     let mut factory = InstructionInfoFactory::new();
     Decoder::with_ip(64, bytes, 0, DECODING)
         .into_iter()
-        .map(|ins| examine(&mut factory, &ins, ins.ip() as i32, gates, true))
+        .map(|ins| examine(&mut factory, &ins, ins.ip() as i32, ALL, true))
         .collect()
 }
 
@@ -70,5 +76,22 @@ fn what_hosts_differ_on_is_left_to_the_interpreter() {
     ];
     for (bytes, kind) in agree {
         assert_eq!(facts_of(bytes)[0].kind, kind, "{bytes:02x?}");
+    }
+}
+
+#[test]
+fn what_no_guest_has_is_not_copied() {
+    let foreign: [&[u8]; 8] = [
+        &[0x0f, 0xa7, 0xc0],             // xstore
+        &[0xf3, 0x0f, 0xa6, 0xe8],       // xsha512
+        &[0x0f, 0x01, 0xd6],             // xtest
+        &[0xf3, 0x0f, 0x38, 0xdc, 0x07], // aesenc128kl
+        &[0x0f, 0xb2, 0x07],             // lss
+        &[0x0f, 0xb4, 0x07],             // lfs
+        &[0x0f, 0xb5, 0x07],             // lgs
+        &[0x48, 0x0f, 0xb5, 0x07],       // lgs, 64 bits
+    ];
+    for bytes in foreign {
+        assert_eq!(facts_of(bytes)[0].kind, Kind::Interpret, "{bytes:02x?}");
     }
 }

@@ -60,6 +60,9 @@ impl World {
             grouped: true,
             windows: false,
             path: false,
+            flat: false,
+            fs: false,
+            gs: false,
         };
         let page = (self.below(2) == 0).then_some(0xffff_8000_0000_0000 | ram & !0xfff);
         let source = Source {
