@@ -39,6 +39,10 @@ const LOCAL: usize = 256;
 /// Victims' generations: what fits below a page number.
 const GENERATIONS: u64 = 4096;
 
+/// Pages a context may miss in its windows beside one for each sample of its code, which is about as
+/// long as showing a page takes.
+const FREE_SHOWS: u32 = 1000;
+
 /// What an access wants; selects the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -102,6 +106,10 @@ struct TlbContext {
     bound: Bound,
     /// How often its code was found running.
     samples: u32,
+    /// How often a page was missing in its windows.
+    shows: u32,
+    /// Windows cost it more than they saved.
+    refuses_windows: bool,
 }
 
 /// All contexts of one vCPU.
@@ -150,6 +158,8 @@ impl Tlb {
                     spread: Vec::new(),
                     bound: Bound::default(),
                     samples: 0,
+                    shows: 0,
+                    refuses_windows: false,
                 })
                 .collect(),
             current: 0,
@@ -318,6 +328,8 @@ impl Tlb {
         self.contexts[victim].last_use = self.clock;
         self.contexts[victim].key = Some(key);
         self.contexts[victim].samples = 0;
+        self.contexts[victim].shows = 0;
+        self.contexts[victim].refuses_windows = false;
         self.forget_jumps(victim);
         self.windows.disable(&mut self.areas, victim);
         self.flush_context(victim);
@@ -778,10 +790,10 @@ impl Tlb {
 /// Windows of the current context.
 impl Tlb {
     /// Lets the current context's code use windows, and forgets what does not; false if the host
-    /// has no room for them.
+    /// has no room for them, or they were given up.
     pub(crate) fn enable_windows(&mut self) -> bool {
-        if self.has_windows() {
-            return true;
+        if self.has_windows() || self.contexts[self.current].refuses_windows {
+            return self.has_windows();
         }
         let enabled = self.windows.enable(&mut self.areas, self.current);
         if enabled {
@@ -794,6 +806,23 @@ impl Tlb {
     #[inline]
     pub(crate) fn has_windows(&self) -> bool {
         self.windows.is_enabled(self.current)
+    }
+
+    /// Counts a page that is missing; false if so many are that windows are not worth it.
+    pub(crate) fn may_show_another(&mut self) -> bool {
+        let context = &mut self.contexts[self.current];
+        context.shows = context.shows.saturating_add(1);
+        context.shows <= FREE_SHOWS.saturating_add(context.samples)
+    }
+
+    /// Gives the current context's windows up, for good, if it is missing so many pages.
+    pub(crate) fn weigh_windows(&mut self) {
+        let context = &mut self.contexts[self.current];
+        if context.shows > FREE_SHOWS.saturating_add(context.samples) && !context.refuses_windows {
+            context.refuses_windows = true;
+            self.forget_jumps(self.current);
+            self.windows.disable(&mut self.areas, self.current);
+        }
     }
 
     /// Notes that code of the current context was found running; tells how often it was.

@@ -33,11 +33,7 @@ impl Library {
     /// them, nor those without groups, which run when the others cannot.
     pub(super) fn siblings(&self, block: u32) -> Vec<u32> {
         let key = self.block(block).key;
-        let is_sibling = |&number: &u32| {
-            let other = self.block(number).key;
-            other.ram == key.ram && other.page == key.page && other.gates == key.gates
-        };
-        self.on_page(key.ram >> 12).iter().copied().filter(is_sibling).collect()
+        self.at_place(&key).filter(|&other| self.block(other).key.gates == key.gates).collect()
     }
 
     /// The gate of a block, which gets one if it has none. Only while the library is not full.

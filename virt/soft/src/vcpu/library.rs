@@ -62,13 +62,20 @@ pub(super) struct Key {
     pub(super) entry: Option<Recipe>,
 }
 
+impl Key {
+    /// A number that few other places share: shared code has blocks of many address spaces.
+    fn place(&self) -> u64 {
+        self.ram ^ self.page.map_or(0, |page| page.rotate_left(28))
+    }
+}
+
 /// A translated block.
 #[derive(Debug)]
 pub(super) struct NativeBlock {
     pub(super) key: Key,
     /// Place in code memory.
     place: u32,
-    /// Another block at the same place in RAM.
+    /// Another block at the same place.
     next: u32,
     /// The first of the links patched to lead here.
     incoming: u32,
@@ -174,8 +181,8 @@ pub(super) struct Library {
     code: CodeMemory,
     stubs: Stubs,
     regions: [Region; REGIONS],
-    /// The first block at each place in RAM.
-    by_ram: Map<u32>,
+    /// The first block at each [`Key::place`].
+    by_place: Map<u32>,
     by_page: Map<Vec<u32>>,
     clears: u32,
     /// Bound on a region's code with what is known of it, which is about as much again.
@@ -202,7 +209,7 @@ impl Library {
             code: CodeMemory::new(length, length / 8 * HOT_EIGHTHS, REGIONS, &common)?,
             stubs,
             regions: Default::default(),
-            by_ram: Map::default(),
+            by_place: Map::default(),
             by_page: Map::default(),
             clears: 0,
             region_bytes: length / REGIONS,
@@ -228,15 +235,17 @@ impl Library {
 
     /// The block of a key.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
-        let mut at = *self.by_ram.get(&key.ram)?;
-        while at != NONE {
-            let block = self.block(at);
-            if block.key == *key {
-                return Some(at);
-            }
-            at = block.next;
-        }
-        None
+        self.at_place(key).find(|&at| self.block(at).key == *key)
+    }
+
+    /// All blocks that begin where one does, bound to the same page if it is bound.
+    pub(super) fn at_place(&self, key: &Key) -> impl Iterator<Item = u32> {
+        let first = self.by_place.get(&key.place()).copied();
+        let next = |&at: &u32| Some(self.block(at).next).filter(|&next| next != NONE);
+        std::iter::successors(first, next).filter(move |&at| {
+            let other = &self.block(at).key;
+            (other.ram, other.page) == (key.ram, key.page)
+        })
     }
 
     pub(super) fn block(&self, block: u32) -> &NativeBlock {
@@ -260,6 +269,7 @@ impl Library {
         self.regions[region].blocks.get(index).is_some_and(|block| block.live)
     }
 
+    #[cfg(test)]
     /// Live blocks made from a page of RAM.
     pub(super) fn on_page(&self, page: u64) -> &[u32] {
         self.by_page.get(&page).map_or(&[], |list| list)
@@ -378,7 +388,7 @@ impl Library {
         let made = NativeBlock {
             key,
             place,
-            next: self.by_ram.insert(key.ram, block).unwrap_or(NONE),
+            next: self.by_place.insert(key.place(), block).unwrap_or(NONE),
             incoming: NONE,
             instructions: draft.instructions,
             saves_entry: draft.saves_entry && !has_pages,
@@ -490,7 +500,7 @@ impl Library {
             incoming = links.next(index);
             self.patch(patch.expect("only patched links are noted"), stub);
         }
-        self.take_off_list(key.ram, number, next);
+        self.take_off_list(key.place(), number, next);
         for page in pages {
             if let Some(list) = self.by_page.get_mut(&page) {
                 list.retain(|&other| other != number);
@@ -538,13 +548,13 @@ impl Library {
         }
     }
 
-    /// Takes a block off the list of those at one place in RAM.
-    fn take_off_list(&mut self, ram: u64, number: u32, next: u32) {
-        let first = self.by_ram[&ram];
+    /// Takes a block off the list of those at one place.
+    fn take_off_list(&mut self, place: u64, number: u32, next: u32) {
+        let first = self.by_place[&place];
         if first == number {
             match next {
-                NONE => self.by_ram.remove(&ram),
-                next => self.by_ram.insert(ram, next),
+                NONE => self.by_place.remove(&place),
+                next => self.by_place.insert(place, next),
             };
             return;
         }

@@ -455,6 +455,7 @@ impl SoftVcpu {
             SiteKind::Hot => self.record_superblock(site.block, rip),
             SiteKind::Window { .. } => {
                 self.open_window_at(rip);
+                self.cpu.bus.tlb.weigh_windows();
                 self.interpret_at(number)
             }
             SiteKind::Link(_) if self.counts_exit(site.block, rip) => None,

@@ -447,7 +447,7 @@ impl SoftVcpu {
         let SiteKind::Window { write } = native.site(site).kind else { return false };
         let Some(linear) = self.cpu.bus.tlb.seen_through(host) else { return false };
         let kind = if write { Kind::Write } else { Kind::Read };
-        let shown = self.cpu.bus.show(kind, linear);
+        let shown = self.cpu.bus.tlb.may_show_another() && self.cpu.bus.show(kind, linear);
         if shown {
             let state = self.cpu.bus.tlb.state();
             state.resume = pc;

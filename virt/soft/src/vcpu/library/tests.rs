@@ -174,7 +174,7 @@ fn what_is_left_leads_to_what_is_left() {
     }
     assert!(world.regions_dropped > 2 * REGIONS as u32, "{} regions", world.regions_dropped);
     world.library.clear(&mut world.tlb);
-    assert!(world.tlb.code_in_use().is_empty() && world.library.by_ram.is_empty());
+    assert!(world.tlb.code_in_use().is_empty() && world.library.by_place.is_empty());
 }
 
 #[test]
