@@ -1,8 +1,8 @@
 //! 32-bit instructions as those of 64-bit mode.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, EncodingKind, Instruction, InstructionInfoFactory, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic,
+    OpKind, Register,
 };
 
 use super::super::facts::{DECODING, Fact, Gates, Kind, examine};
@@ -40,6 +40,9 @@ fn what_64_bit_mode_lacks_is_replaced_or_left_to_the_interpreter() {
                 16 => OpKind::NearBranch16,
                 _ => OpKind::NearBranch32,
             });
+        }
+        if ins.mnemonic() == Mnemonic::Lea {
+            ins.set_op0_register(Register::EAX);
         }
         let Some(wide) = widened(&ins, FLAT) else {
             assert!(
