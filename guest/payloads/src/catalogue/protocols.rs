@@ -76,6 +76,8 @@ pub(super) fn text_poke() -> Payload {
         g.inc(esi)?;
         g.cmp(esi, ROUNDS as i32)?;
         g.jbe(next)?;
+        // How many calls there were is each engine's own.
+        g.xor(edx, edx)?;
         g.mov(eax, dword_ptr(WRONG))?;
         g.report(0)?;
         g.mov(eax, dword_ptr(ANNOUNCED))?;
