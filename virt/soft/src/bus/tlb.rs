@@ -112,6 +112,13 @@ struct TlbContext {
     refuses_windows: bool,
 }
 
+impl TlbContext {
+    /// Whether so many pages were missing in its windows that they are not worth it.
+    fn misses_too_much(&self) -> bool {
+        self.shows > FREE_SHOWS.saturating_add(self.samples)
+    }
+}
+
 /// All contexts of one vCPU.
 pub(crate) struct Tlb {
     areas: Areas,
@@ -812,13 +819,13 @@ impl Tlb {
     pub(crate) fn may_show_another(&mut self) -> bool {
         let context = &mut self.contexts[self.current];
         context.shows = context.shows.saturating_add(1);
-        context.shows <= FREE_SHOWS.saturating_add(context.samples)
+        !context.misses_too_much()
     }
 
     /// Gives the current context's windows up, for good, if it is missing so many pages.
     pub(crate) fn weigh_windows(&mut self) {
         let context = &mut self.contexts[self.current];
-        if context.shows > FREE_SHOWS.saturating_add(context.samples) && !context.refuses_windows {
+        if context.misses_too_much() && !context.refuses_windows {
             context.refuses_windows = true;
             self.forget_jumps(self.current);
             self.windows.disable(&mut self.areas, self.current);

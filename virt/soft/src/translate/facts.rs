@@ -197,6 +197,28 @@ pub(crate) struct Gates {
     pub(crate) gs: bool,
 }
 
+#[cfg(test)]
+impl Gates {
+    /// All that 64-bit user code can have.
+    pub(crate) const ALL: Self = Self {
+        sse: true,
+        avx: true,
+        x87: true,
+        time: true,
+        counted_time: false,
+        kernel: false,
+        bases: true,
+        keys: false,
+        unchecked: true,
+        grouped: true,
+        windows: false,
+        path: false,
+        flat: false,
+        fs: false,
+        gs: false,
+    };
+}
+
 /// Looks at an instruction. `announced`: CPUID names all it needs.
 pub(crate) fn examine(
     factory: &mut InstructionInfoFactory,

@@ -55,15 +55,13 @@ pub(super) fn decode(
         return renaming;
     }
     // Perhaps it is the names that the translator cannot follow.
-    let length = facts.len();
-    facts.clear();
+    let renamed = std::mem::take(facts);
     let none = Renaming::default();
     examine_all(source, path, (&instructions, none), factory, facts, announced);
-    if facts.len() > length {
+    if facts.len() > renamed.len() {
         return none;
     }
-    facts.clear();
-    examine_all(source, path, (&instructions, renaming), factory, facts, announced);
+    *facts = renamed;
     renaming
 }
 

@@ -269,8 +269,8 @@ impl Library {
         self.regions[region].blocks.get(index).is_some_and(|block| block.live)
     }
 
-    #[cfg(test)]
     /// Live blocks made from a page of RAM.
+    #[cfg(test)]
     pub(super) fn on_page(&self, page: u64) -> &[u32] {
         self.by_page.get(&page).map_or(&[], |list| list)
     }

@@ -16,7 +16,7 @@ use crate::layout::{
 
 /// Faults after which the program ends.
 pub(crate) const MOST_FAULTS: i32 = 3000;
-pub(crate) const VECTORS: u64 = 32;
+const VECTORS: u64 = 32;
 /// Present interrupt gates with IST 1.
 const GATE: u64 = 0x8e01;
 
@@ -47,13 +47,13 @@ pub(crate) fn install(memory: &GuestMemory, places: &Places) {
     write(memory, TSS + 0x24, &stack);
 }
 
-pub(crate) fn has_error_code(vector: u64) -> bool {
+fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
 }
 
-/// The code, and where each vector's begins.
-fn assemble(places: &Places) -> Result<(Vec<u8>, Vec<u64>), IcedError> {
-    let mut asm = CodeAssembler::new(64)?;
+/// An entry for each vector, which pushes its number, and an error code if the processor has not;
+/// what follows is common to all.
+pub(crate) fn stubs(asm: &mut CodeAssembler) -> Result<Vec<CodeLabel>, IcedError> {
     let mut common = asm.create_label();
     let mut stubs = Vec::new();
     for vector in 0..VECTORS {
@@ -67,6 +67,13 @@ fn assemble(places: &Places) -> Result<(Vec<u8>, Vec<u64>), IcedError> {
         stubs.push(stub);
     }
     asm.set_label(&mut common)?;
+    Ok(stubs)
+}
+
+/// The code, and where each vector's begins.
+fn assemble(places: &Places) -> Result<(Vec<u8>, Vec<u64>), IcedError> {
+    let mut asm = CodeAssembler::new(64)?;
+    let stubs = stubs(&mut asm)?;
     note(&mut asm)?;
     dispatch(&mut asm, places)?;
     let options = iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;

@@ -7,9 +7,9 @@ use iced_x86::{
 
 use super::super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::super::flat::widened;
-use super::ALL;
 
-const FLAT: Gates = Gates { flat: true, fs: false, gs: true, kernel: true, bases: false, ..ALL };
+const FLAT: Gates =
+    Gates { flat: true, fs: false, gs: true, kernel: true, bases: false, ..Gates::ALL };
 
 /// The fact of the one instruction in these bytes, 32-bit code.
 fn fact_of(bytes: &[u8]) -> Fact {

@@ -18,31 +18,12 @@ fn facts(body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<
     facts_of(&assembler.assemble(0).expect("they can be encoded"))
 }
 
-/// All that 64-bit user code can have.
-const ALL: Gates = Gates {
-    sse: true,
-    avx: true,
-    x87: true,
-    time: true,
-    counted_time: false,
-    kernel: false,
-    bases: true,
-    keys: false,
-    unchecked: true,
-    grouped: true,
-    windows: false,
-    path: false,
-    flat: false,
-    fs: false,
-    gs: false,
-};
-
 /// The facts of the instructions in these bytes.
 fn facts_of(bytes: &[u8]) -> Vec<Fact> {
     let mut factory = InstructionInfoFactory::new();
     Decoder::with_ip(64, bytes, 0, DECODING)
         .into_iter()
-        .map(|ins| examine(&mut factory, &ins, ins.ip() as i32, ALL, true))
+        .map(|ins| examine(&mut factory, &ins, ins.ip() as i32, Gates::ALL, true))
         .collect()
 }
 

@@ -47,23 +47,7 @@ impl World {
             self.regions_dropped += 1;
         }
         let ram = (self.below(PAGES as usize) << 12 | self.below(250) << 4) as u64;
-        let gates = Gates {
-            sse: true,
-            avx: true,
-            x87: true,
-            time: true,
-            counted_time: false,
-            bases: false,
-            keys: false,
-            unchecked: false,
-            kernel: false,
-            grouped: true,
-            windows: false,
-            path: false,
-            flat: false,
-            fs: false,
-            gs: false,
-        };
+        let gates = Gates { bases: false, unchecked: false, ..Gates::ALL };
         let page = (self.below(2) == 0).then_some(0xffff_8000_0000_0000 | ram & !0xfff);
         let source = Source {
             bytes: &[0x75, 0x20, 0xe9, 0, 0x10, 0, 0],

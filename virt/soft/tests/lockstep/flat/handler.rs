@@ -9,7 +9,7 @@ use iced_x86::code_asm::*;
 use memory::GuestMemory;
 
 use super::DESCRIPTORS;
-use crate::handler::{MOST_FAULTS, VECTORS, has_error_code};
+use crate::handler::{MOST_FAULTS, stubs};
 use crate::layout::{GDT, HANDLER, HANDLER_STACK, IDT, LENGTHS, LOG, TSS, write};
 
 /// Where the frame begins, behind what the handler pushes: DS and eight registers.
@@ -43,19 +43,7 @@ pub(super) fn install(memory: &GuestMemory, direct: u64) {
 /// The code, and where each vector's begins.
 fn assemble(direct: u32) -> Result<(Vec<u8>, Vec<u64>), IcedError> {
     let mut asm = CodeAssembler::new(32)?;
-    let mut common = asm.create_label();
-    let mut stubs = Vec::new();
-    for vector in 0..VECTORS {
-        let mut stub = asm.create_label();
-        asm.set_label(&mut stub)?;
-        if !has_error_code(vector) {
-            asm.push(0)?;
-        }
-        asm.push(vector as i32)?;
-        asm.jmp(common)?;
-        stubs.push(stub);
-    }
-    asm.set_label(&mut common)?;
+    let stubs = stubs(&mut asm)?;
     asm.pushad()?;
     asm.push(ds)?;
     asm.mov(eax, 0x10)?;
