@@ -3,7 +3,7 @@
 
 use iced_x86::code_asm::*;
 
-use crate::kit::{Assembled, Guest, page, vector};
+use crate::kit::{Assembled, Guest, lapic, page, vector};
 use crate::layout::{self, selector};
 use crate::payload::Payload;
 
@@ -15,12 +15,10 @@ const ANNOUNCED: u64 = layout::DATA + 0x100;
 const CALLS: u64 = layout::DATA + 0x140;
 const DONE: u64 = layout::DATA + 0x180;
 const PING: u8 = vector::COUNTED + 1;
-const EOI: u32 = 0xfee0_00b0;
 
 /// Ends an interrupt; RAX is lost.
 fn end_of_interrupt(g: &mut Guest) -> Assembled {
-    g.mov(eax, EOI)?;
-    g.mov(dword_ptr(rax), 0)
+    g.lapic_write(lapic::EOI, 0)
 }
 
 /// Counts a fault of the engine's, unless the last comparison was equal.
@@ -134,22 +132,15 @@ fn poked_caller(g: &mut Guest) -> Assembled {
     g.jmp(forever)
 }
 
-fn write(g: &mut Guest, msr: u32, value: u64) -> Assembled {
-    g.mov(ecx, msr)?;
-    g.mov(eax, value as u32)?;
-    g.mov(edx, (value >> 32) as u32)?;
-    g.wrmsr()
-}
-
 pub(super) fn interrupt_across_sysret() -> Payload {
     const ENTRY: u64 = 0x2_0000;
     const ROUNDS: u32 = 200;
     Guest::long("an interrupt that waits is taken right behind the SYSRET that sets IF", |g| {
         let star = u64::from(selector::USER_CODE32) << 48 | u64::from(selector::SYSCALL) << 32;
-        write(g, 0xc000_0081, star)?;
-        write(g, 0xc000_0082, ENTRY)?;
-        write(g, 0xc000_0084, 0x4_7701)?; // AC NT DF IF TF CF and more
-        write(g, 0xc000_0080, 0xd01)?;
+        g.write_msr(0xc000_0081, star)?;
+        g.write_msr(0xc000_0082, ENTRY)?;
+        g.write_msr(0xc000_0084, 0x4_7701)?; // AC NT DF IF TF CF and more
+        g.write_msr(0xc000_0080, 0xd01)?;
         g.lapic_enable()?;
         let (mut handler, mut over) = (g.create_label(), g.create_label());
         g.set_gate(PING, handler)?;

@@ -19,13 +19,6 @@ const TSC_AUX: u32 = 0xc000_0103;
 const PAT: u32 = 0x277;
 const HIGH: u64 = 0xffff_8123_4567_89ab;
 
-fn write(g: &mut Guest, msr: u32, value: u64) -> Assembled {
-    g.mov(ecx, msr)?;
-    g.mov(eax, value as u32)?;
-    g.mov(edx, (value >> 32) as u32)?;
-    g.wrmsr()
-}
-
 fn refused(g: &mut Guest, msr: u32, value: u64) -> Assembled {
     g.mov(ecx, msr)?;
     g.mov(eax, value as u32)?;
@@ -42,7 +35,7 @@ fn read(g: &mut Guest, msr: u32, value: u64) -> Assembled {
 }
 
 fn round_trip(g: &mut Guest, msr: u32, value: u64) -> Assembled {
-    write(g, msr, value)?;
+    g.write_msr(msr, value)?;
     read(g, msr, value)
 }
 
@@ -66,12 +59,12 @@ pub(super) fn msr_round_trips() -> Payload {
         g.mov(rbx, rax)?;
         g.report64(rbx, 0x10)?;
         g.report64(rdx, 0)?;
-        write(g, 0x174, 0)?;
+        g.write_msr(0x174, 0)?;
         g.swapgs()?;
         read(g, GS_BASE, HIGH + 4)?;
         read(g, KERNEL_GS_BASE, HIGH + 3)?;
         for msr in [FS_BASE, GS_BASE, KERNEL_GS_BASE] {
-            write(g, msr, 0)?;
+            g.write_msr(msr, 0)?;
         }
         Ok(())
     })
@@ -117,8 +110,8 @@ pub(super) fn mtrrs() -> Payload {
         round_trip(g, 0x26f, 0x0505_0505_0505_0505)?;
         round_trip(g, 0x2ff, 0xc06)?;
         refused(g, 0x250, 0x0606_0606_0606_0602)?;
-        write(g, 0x200, 0)?;
-        write(g, 0x201, 0)
+        g.write_msr(0x200, 0)?;
+        g.write_msr(0x201, 0)
     })
 }
 
@@ -127,7 +120,7 @@ pub(super) fn bases() -> Payload {
         g.needs(feature::FSGSBASE);
         g.place_u64(layout::DATA + 0x10, 0x1010);
         g.place_u64(layout::DATA + 0x20, 0x2020);
-        write(g, FS_BASE, layout::DATA)?;
+        g.write_msr(FS_BASE, layout::DATA)?;
         g.mov(eax, dword_ptr(0x10u32).fs())?;
         g.report(0x1010)?;
         g.mov(eax, 0x20)?;

@@ -2,7 +2,7 @@
 
 use iced_x86::code_asm::*;
 
-use crate::kit::{Assembled, Guest, page, vector};
+use crate::kit::{Guest, page, vector};
 use crate::layout::{self, selector};
 use crate::payload::Payload;
 
@@ -14,24 +14,17 @@ const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 const ENTRY: u64 = 0x2_0000;
 
-fn write(g: &mut Guest, msr: u32, value: u64) -> Assembled {
-    g.mov(ecx, msr)?;
-    g.mov(eax, value as u32)?;
-    g.mov(edx, (value >> 32) as u32)?;
-    g.wrmsr()
-}
-
 pub(super) fn syscall() -> Payload {
     Guest::long("SYSCALL and SYSRET: RCX, R11, SFMASK, segments, EFER.SCE, SWAPGS", |g| {
         g.fault(vector::UD, 0, |g| g.syscall())?;
         g.fault(vector::UD, 0, |g| g.db(&[0x48, 0x0f, 0x07]))?;
         let star = u64::from(selector::USER_CODE32) << 48 | u64::from(selector::SYSCALL) << 32;
-        write(g, STAR, star)?;
-        write(g, LSTAR, ENTRY)?;
-        write(g, SFMASK, 0x4_7501)?; // AC NT DF TF CF and more
-        write(g, EFER, 0xd01)?;
-        write(g, GS_BASE, 0x1000)?;
-        write(g, KERNEL_GS_BASE, layout::DATA)?;
+        g.write_msr(STAR, star)?;
+        g.write_msr(LSTAR, ENTRY)?;
+        g.write_msr(SFMASK, 0x4_7501)?; // AC NT DF TF CF and more
+        g.write_msr(EFER, 0xd01)?;
+        g.write_msr(GS_BASE, 0x1000)?;
+        g.write_msr(KERNEL_GS_BASE, layout::DATA)?;
         g.place_u64(layout::DATA + 8, 0xfeed);
         let mut after = g.create_label();
         g.user(3 << 12, |g| {
@@ -79,17 +72,17 @@ pub(super) fn syscall() -> Payload {
         g.expect(0x401);
         g.expect(selector::USER_CODE64.into());
         g.expect(selector::USER_DATA.into());
-        write(g, GS_BASE, 0)?;
-        write(g, KERNEL_GS_BASE, 0)
+        g.write_msr(GS_BASE, 0)?;
+        g.write_msr(KERNEL_GS_BASE, 0)
     })
 }
 
 pub(super) fn sysenter() -> Payload {
     Guest::protected("SYSENTER and SYSEXIT in 32-bit mode", |g| {
         g.fault(vector::GP, 0, |g| g.db(&[0x0f, 0x34]))?;
-        write(g, 0x174, selector::SYSENTER.into())?;
-        write(g, 0x175, 0x8_4000)?;
-        write(g, 0x176, ENTRY)?;
+        g.write_msr(0x174, selector::SYSENTER.into())?;
+        g.write_msr(0x175, 0x8_4000)?;
+        g.write_msr(0x176, ENTRY)?;
         g.user(3 << 12, |g| {
             let mut back = g.create_label();
             // ECX and EDX are what SYSEXIT takes: the stack and where to go on.
@@ -120,7 +113,7 @@ pub(super) fn sysenter() -> Payload {
         g.expect(u32::from(selector::SYSENTER) + 24 + 3);
         g.expect(layout::STACK_USER as u32);
         g.user(0, |g| g.fault(vector::GP, 0, |g| g.db(&[0x0f, 0x35])))?;
-        write(g, 0x174, 0)?;
+        g.write_msr(0x174, 0)?;
         g.fault(vector::GP, 0, |g| g.db(&[0x0f, 0x35]))
     })
 }

@@ -9,6 +9,7 @@ pub(crate) mod lapic {
     pub(crate) const ICR_LOW: u32 = 0x300;
     pub(crate) const ICR_HIGH: u32 = 0x310;
     pub(crate) const SPURIOUS: u32 = 0xf0;
+    pub(crate) const EOI: u32 = 0xb0;
 }
 
 const BASE: u32 = 0xfee0_0000;

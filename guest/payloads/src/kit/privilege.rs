@@ -8,6 +8,14 @@ use super::vector;
 use crate::layout::{self, selector};
 
 impl Guest {
+    /// Writes an MSR; RAX, RCX and RDX are lost.
+    pub(crate) fn write_msr(&mut self, msr: u32, value: u64) -> Assembled {
+        self.mov(ecx, msr)?;
+        self.mov(eax, value as u32)?;
+        self.mov(edx, (value >> 32) as u32)?;
+        self.wrmsr()
+    }
+
     /// Runs code at CPL 3 with these flags (IF = 0), 64 or 32 bits as the payload is. Its code and
     /// the user stack become user pages. RAX is lost.
     pub(crate) fn user(
