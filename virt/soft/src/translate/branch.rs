@@ -21,6 +21,7 @@ impl Emitter<'_> {
     /// Goes to a place known now, with the flags in the host's.
     pub(super) fn jump_to(&mut self, target: i32) {
         self.restore_names();
+        self.settle();
         if self.is_sure(target) {
             if self.source.path.is_some() {
                 self.enter_page(target);
@@ -131,6 +132,7 @@ impl Emitter<'_> {
     /// Jcc rel.
     pub(super) fn branch(&mut self, index: usize, fact: &Fact, condition: u8) {
         self.want_native();
+        self.settle();
         self.spend(index + 1);
         let target = fact.ins.near_branch_target() as i64 as i32;
         let from = self.asm.jcc(condition);
@@ -146,8 +148,8 @@ impl Emitter<'_> {
     pub(super) fn branch_aside(&mut self, index: usize, condition: u8, target: i32) {
         self.want_native();
         let from = self.asm.jcc(condition);
-        let polled = self.polled;
-        self.stubs.push(Stub::Aside { from, target, executed: index + 1, polled });
+        let (polled, lag) = (self.polled, self.lag);
+        self.stubs.push(Stub::Aside { from, target, executed: index + 1, polled, lag });
     }
 
     /// Writes the return address below the top of the stack.
@@ -229,6 +231,7 @@ impl Emitter<'_> {
     /// Goes to the linear address in S0 by way of the jump cache.
     pub(super) fn go_to_target(&mut self, index: usize, rsp_move: i32) {
         self.restore_names();
+        self.settle();
         self.clobber_at_end();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
@@ -315,6 +318,7 @@ impl Emitter<'_> {
             let stub = std::mem::replace(&mut self.stubs[next], Stub::Done);
             next += 1;
             self.is_renamed = self.renaming != Renaming::default();
+            assert!(self.lag == 0, "blocks are left with RSP in its place");
             match stub {
                 Stub::Done => {}
                 Stub::Miss { from, back, site, write } => {
@@ -344,8 +348,10 @@ impl Emitter<'_> {
                     self.land_here(from);
                     self.leave_unlinked(link);
                 }
-                Stub::Aside { from, target, executed, polled } => {
+                Stub::Aside { from, target, executed, polled, lag } => {
                     self.land_here(from);
+                    self.lag = lag;
+                    self.settle();
                     // The flags are the branch's own, in the host's.
                     self.place = Place::Native { recipe: None, saved: false };
                     self.spend(executed);
@@ -354,8 +360,9 @@ impl Emitter<'_> {
                     }
                     self.jump_to(target);
                 }
-                Stub::Elsewhere { from, index, rsp_move, place, polled } => {
+                Stub::Elsewhere { from, index, rsp_move, place, polled, lag } => {
                     self.land_here(from);
+                    self.lag = lag;
                     self.place = place;
                     self.elsewhere(index, rsp_move, polled);
                 }

@@ -112,9 +112,9 @@ pub(super) enum Stub {
     /// Leaves through a link whose target is not translated, flags being the host's.
     Unlinked { from: Hole, link: usize },
     /// Leaves through a branch in the middle that is taken, after so many instructions.
-    Aside { from: Hole, target: i32, executed: usize, polled: bool },
+    Aside { from: Hole, target: i32, executed: usize, polled: bool, lag: i32 },
     /// Leaves through an indirect branch in the middle that does not go where the path went.
-    Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place, polled: bool },
+    Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place, polled: bool, lag: i32 },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Loads the vector (or x87) state, then comes back.
@@ -164,6 +164,8 @@ pub(super) struct Emitter<'a> {
     pub(super) renaming: Renaming,
     /// They have here.
     pub(super) is_renamed: bool,
+    /// Bytes that the guest's RSP is ahead of the host's.
+    pub(super) lag: i32,
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
@@ -230,6 +232,7 @@ pub(crate) fn translate(
         copied: None,
         renaming,
         is_renamed: renaming != Renaming::default(),
+        lag: 0,
     };
     match source.path {
         Some(_) => emitter.path(),
@@ -316,6 +319,7 @@ impl Emitter<'_> {
     pub(super) fn instruction(&mut self, index: usize) {
         let facts: &[Fact] = self.facts;
         let fact = &facts[index];
+        self.settle_before(fact);
         if (fact.vector && !self.vectors_ready) || (fact.x87 && !self.x87_ready) {
             self.ready_units(index, fact);
         }
@@ -439,6 +443,7 @@ impl Emitter<'_> {
             offset,
             executed: executed as u16,
             flags: self.place,
+            lag: self.lag_in_words(),
         });
         self.numbers.first_site + self.sites.len() as u32 - 1
     }

@@ -13,7 +13,7 @@ use iced_x86::{Code, CodeSize, Instruction, Mnemonic, OpKind, Register};
 use super::asm::Mem;
 use super::emit::Emitter;
 use super::facts::Gates;
-use super::registers::{RSP, S0, S1};
+use super::registers::{S0, S1};
 use crate::cache::state::at;
 
 /// The last page of the address space is the interpreter's, which knows what becomes of EIP beyond.
@@ -206,12 +206,6 @@ impl Emitter<'_> {
             // VMOVAPS XMM, XMM
             self.asm.bytes.extend([0xc5, 0xf8, 0x28, 0xc0 | register << 3 | register]);
         }
-    }
-
-    /// Moves the stack pointer, changing no flag.
-    pub(super) fn move_stack(&mut self, by: i32) {
-        let wide = self.is_wide();
-        self.asm.lea(wide, RSP, Some(RSP), None, by);
     }
 
     /// S0 = linear address of the memory operand, moved by a constant; changes S1.

@@ -101,10 +101,10 @@ impl Emitter<'_> {
     /// S0 = a linear address, moved by a constant.
     fn form(&mut self, address: Address<'_>, by: i32) {
         match address {
-            Address::Operand(ins) => self.linear_address(ins, by),
+            Address::Operand(ins) => self.linear_address(ins, by + self.lag_in(ins)),
             Address::Stack(disp) => {
                 let wide = self.is_wide();
-                self.asm.lea(wide, S0, Some(RSP), None, disp + by);
+                self.asm.lea(wide, S0, Some(RSP), None, disp + by + self.lag);
             }
             Address::Frame => {
                 let wide = self.is_wide();
@@ -184,6 +184,7 @@ impl Emitter<'_> {
     pub(super) fn cook(&mut self, recipe: Recipe) {
         let Recipe { maker, size, dst, src, drift } = recipe;
         let unchanged = matches!(maker, Maker::Cmp | Maker::Test | Maker::Logic);
+        let drift = if dst == RSP { drift - self.lag } else { drift };
         let register = if unchanged && dst != KEPT && !is_taken(dst) && drift == 0 {
             dst
         } else {

@@ -32,6 +32,7 @@ pub(crate) mod facts;
 pub(crate) mod flags;
 pub(crate) mod flat;
 pub(crate) mod group;
+mod lag;
 mod memory;
 pub(crate) mod path;
 mod plain;

@@ -12,7 +12,7 @@ use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Source, Stub, poll_position};
 use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
-use super::registers::{BUDGET, RSP, S0, S1};
+use super::registers::{BUDGET, S0, S1};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::LINKS;
@@ -147,6 +147,7 @@ impl Emitter<'_> {
         let last = &facts[count - 1];
         if closed {
             self.want_native();
+            self.settle();
             self.spend(count);
             let from = self.asm.jmp();
             self.asm.land_far(from, start as i64);
@@ -213,7 +214,7 @@ impl Emitter<'_> {
             }
             Kind::Call => {
                 self.push_return(index, fact);
-                self.asm.add_quietly(RSP, -8);
+                self.move_stack(-8);
             }
             Kind::CallIndirect => {
                 self.load_target(index, fact);
@@ -248,10 +249,10 @@ impl Emitter<'_> {
             }
         }
         let from = self.asm.jcc(cond::NOT_EQUAL);
-        let (place, polled) = (self.place, self.polled);
-        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled });
+        let (place, polled, lag) = (self.place, self.polled, self.lag);
+        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled, lag });
         if rsp_move != 0 {
-            self.asm.add_quietly(RSP, rsp_move);
+            self.move_stack(rsp_move);
         }
     }
 
@@ -274,6 +275,7 @@ impl Emitter<'_> {
         if rsp_move != 0 {
             self.move_rsp(rsp_move);
         }
+        self.settle();
         self.spend(index + 1);
         let offset = self.facts[index].offset;
         if !polled {

@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) executed: u16,
     /// Where the status flags are.
     pub(crate) flags: Place,
+    /// Words that the guest's RSP is ahead of the host's.
+    pub(crate) lag: i8,
 }
 
 /// A branch with a target known when it was translated.

@@ -97,6 +97,7 @@ impl Emitter<'_> {
         self.load_data(S1, data);
         let wide = self.is_wide();
         self.asm.lea(wide, RSP, Some(RBP), None, word);
+        self.lag = 0;
         self.asm.mov(RBP, S1);
     }
 }

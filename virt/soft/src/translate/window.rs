@@ -130,7 +130,8 @@ impl Emitter<'_> {
     fn near_register(&mut self, register: u8, disp: i32) -> Data {
         let value = self.values.register(register, disp);
         self.lead(register, Some(value), disp);
-        Data::Sum(register, disp)
+        let lag = if register == RSP { self.lag } else { 0 };
+        Data::Sum(register, disp + lag)
     }
 
     /// S1 = what leads from a register's address to its window; `value` is that of the address

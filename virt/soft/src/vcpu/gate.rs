@@ -47,6 +47,7 @@ impl Library {
             offset: (self.block(number).key.ram & 0xfff) as i32,
             executed: 0,
             flags: Place::Native { recipe: None, saved: false },
+            lag: 0,
         };
         self.add_gate(number, &site, tlb, |stubs, place, slot, site| {
             let mut asm = Asm::default();

@@ -28,6 +28,7 @@ use crate::cache::signal::{Guarded, KICKED, was_kicked};
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::flat;
+use crate::translate::registers::RSP;
 use crate::translate::stubs::TRAP_SITE;
 use crate::translate::{BLOCK_INSTRUCTIONS, Site, SiteKind, Source};
 
@@ -399,6 +400,8 @@ impl SoftVcpu {
         let left = state.budget + if was_kicked(state.budget) { KICKED } else { 0 };
         let used = self.native_budget - left + executed;
         self.cpu.bus.retired += used as u64;
+        let rsp = &mut state.regs[usize::from(RSP)];
+        *rsp = rsp.wrapping_add((i64::from(site.lag) * 8) as u64);
         self.cpu.regs[..16].copy_from_slice(&state.regs);
         let rflags = match site.flags {
             Place::Recipe(recipe) => recipe.evaluate(&state.regs, state.kept),

@@ -8,7 +8,7 @@
 //!          the number of the decoded instruction
 //! ```
 //!
-//! Where the flags are is one of few answers: sites hold its number. Invariant: every number fits,
+//! Where the flags are, and how far RSP lags behind, is one of few answers: sites hold its number. Invariant: every number fits,
 //! because regions of code memory are full before ([`Sites::is_full`]).
 
 use std::collections::HashMap;
@@ -40,8 +40,8 @@ struct Packed([u32; 4]);
 #[derive(Default)]
 pub(super) struct Sites {
     packed: Vec<Packed>,
-    places: Vec<Place>,
-    numbers: HashMap<Place, u32, BuildHasherDefault<Mix>>,
+    places: Vec<(Place, i8)>,
+    numbers: HashMap<(Place, i8), u32, BuildHasherDefault<Mix>>,
     /// Decoded instructions, with their sites.
     ops: Vec<(u32, Op<SoftBus>)>,
 }
@@ -75,9 +75,10 @@ impl Sites {
     /// Adds a site.
     pub(super) fn push(&mut self, site: &Site) {
         let next = self.places.len() as u32;
-        let place = *self.numbers.entry(site.flags).or_insert(next);
+        let answer = (site.flags, site.lag);
+        let place = *self.numbers.entry(answer).or_insert(next);
         if place == next {
-            self.places.push(site.flags);
+            self.places.push(answer);
         }
         let (kind, write, grouped, size, last) = match site.kind {
             SiteKind::Poll => (0, false, false, 0, NO_OP),
@@ -122,7 +123,7 @@ impl Sites {
         let index = take(&mut third, INDEX_BITS) as usize;
         let region = take(&mut third, BLOCK_BITS - INDEX_BITS) as usize;
         let block = super::library::number(region, index);
-        let flags = self.places[(third << PLACE_LOW | first) as usize];
+        let (flags, lag) = self.places[(third << PLACE_LOW | first) as usize];
         let kind = match kind {
             0 => SiteKind::Poll,
             1 => SiteKind::Link(last),
@@ -138,7 +139,7 @@ impl Sites {
                 rsp_move: (last >> 24 << 9 | size) as i32 - 8,
             },
         };
-        Site { kind, block, offset: offset as i32, executed, flags }
+        Site { kind, block, offset: offset as i32, executed, flags, lag }
     }
 
     /// The instruction at a site, decoded for the interpreter, if it was needed before.
@@ -219,6 +220,7 @@ mod tests {
             offset: number * 7001 - 5000,
             executed: (number % 2048) as u16,
             flags: flags(number),
+            lag: (number % 5 - 2) as i8,
         };
         let mut sites = Sites::default();
         (0..9000).for_each(|number| sites.push(&site(number)));
