@@ -4,6 +4,9 @@
 
 use std::mem::offset_of;
 
+/// Leads to windows that a block can keep.
+pub(crate) const LEADS: usize = 8;
+
 /// What translated code keeps outside host registers. Lies in a page of its own, which every
 /// context's area shows at its start.
 #[derive(Debug, Default)]
@@ -25,8 +28,8 @@ pub(crate) struct NativeState {
     pub(crate) jump: u64,
     /// One value across a second access of the same instruction.
     pub(crate) temp: u64,
-    /// What leads from RSP to its window, in a block that keeps it.
-    pub(crate) stack_lead: u64,
+    /// What leads to windows, in a block that keeps it.
+    pub(crate) leads: [u64; LEADS],
     /// Value of the memory operand that made the flags.
     pub(crate) kept: u64,
     /// Linear address of the access that missed.
@@ -117,7 +120,7 @@ pub(crate) mod at {
 
     offsets! {
         BUDGET = budget; RIP_BASE = rip_base; FLAGS = flags; HOST_RSP = host_rsp;
-        TARGET = target; JUMP = jump; TEMP = temp; STACK_LEAD = stack_lead;
+        TARGET = target; JUMP = jump; TEMP = temp;
         KEPT = kept; LINEAR = linear; RETRY = retry;
         VECTORS_LIVE = vectors_live; X87_LIVE = x87_live; TSC_OFFSET = tsc_offset; XSAVE = xsave;
         OWNER = owner; MISS = miss; INVALIDATE = invalidate; ENTRY = entry; HOST_MXCSR = host_mxcsr;
@@ -138,6 +141,11 @@ pub(crate) mod at {
     /// A scratch register's place.
     pub(crate) const fn scratch(number: usize) -> i32 {
         BASE + offset_of!(NativeState, scratch) as i32 + number as i32 * 8
+    }
+
+    /// What leads to a window.
+    pub(crate) const fn lead(number: u8) -> i32 {
+        BASE + offset_of!(NativeState, leads) as i32 + number as i32 * 8
     }
 
     /// Host address of a group.

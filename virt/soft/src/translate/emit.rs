@@ -6,13 +6,13 @@ use super::asm::{Asm, Hole, cond};
 use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
 use super::group::{self, Groups};
+use super::leads::Leads;
 use super::path::{self, Path};
 use super::registers::BUDGET;
 use super::rename::Renaming;
 use super::site::{Link, Site, SiteKind};
 use super::stubs::Stubs;
 use super::values::{Value, Values};
-use super::window;
 
 /// Longest block, in instructions.
 pub(crate) const BLOCK_INSTRUCTIONS: usize = 64;
@@ -135,10 +135,10 @@ pub(super) struct Emitter<'a> {
     pub(super) values: Values,
     /// The address whose window S1 leads to, unless S1 has changed.
     pub(super) lead: Option<Value>,
-    /// What RSP's accesses lead to is kept in memory: there are so many, with others between.
-    pub(super) keeps_stack_lead: bool,
-    /// The address whose window the kept one leads to.
-    pub(super) stack_lead: Option<Value>,
+    /// What is kept in memory of what leads to windows.
+    pub(super) leads: Leads,
+    /// The slot there of the access that comes next.
+    pub(super) slot: Option<u8>,
     /// The site of the access that comes next.
     pub(super) touching: Option<u32>,
     /// The budget was looked at; blocks are made so that they need not where they are left.
@@ -211,8 +211,12 @@ pub(crate) fn translate(
         held: None,
         values: Values::new(),
         lead: None,
-        keeps_stack_lead: source.gates.windows && window::returns_to_stack(facts),
-        stack_lead: None,
+        leads: match source.path {
+            _ if !source.gates.windows => Leads::none(),
+            Some(_) => Leads::of_path(facts, path::closes(source, facts)),
+            None => Leads::of_block(facts),
+        },
+        slot: None,
         touching: None,
         polled: source.path.is_none(),
         source,

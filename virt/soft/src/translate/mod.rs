@@ -33,6 +33,7 @@ pub(crate) mod flags;
 pub(crate) mod flat;
 pub(crate) mod group;
 mod lag;
+mod leads;
 mod memory;
 pub(crate) mod path;
 mod plain;

@@ -111,6 +111,12 @@ fn examine_all(
     true
 }
 
+/// Whether a path leads back to its start.
+pub(super) fn closes(source: &Source<'_>, facts: &[Fact]) -> bool {
+    let last = &facts[facts.len() - 1];
+    last.follows == Some(facts[0].offset) || !last.kind.ends_block() && source.closes
+}
+
 /// What a branch is where the path goes on behind it.
 fn go_on(fact: &mut Fact, follows: i32) {
     fact.follows = Some(follows);
@@ -128,10 +134,10 @@ impl Emitter<'_> {
     pub(super) fn path(&mut self) {
         let facts: &[Fact] = self.facts;
         let count = facts.len();
-        let closed = facts[count - 1].follows == Some(facts[0].offset)
-            || !facts[count - 1].kind.ends_block() && self.source.closes;
+        let closed = closes(self.source, facts);
         self.exchange();
         if closed {
+            self.ready_leads();
             self.ready_all_units();
         }
         let start = self.asm.here();

@@ -10,7 +10,6 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::Mem;
 use super::emit::Emitter;
-use super::facts::{Fact, Kind};
 use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
@@ -21,14 +20,13 @@ use crate::cache::windows::{INDEX_BITS, REACH};
 
 /// RBP.
 const RBP: u8 = 5;
-/// Returns to the stack that make what leads there worth keeping.
-const RETURNS: usize = 3;
 
 impl Emitter<'_> {
     /// Tells where an access's data is in its window. Changes S1, and S0 where the address is no
     /// register and a displacement.
     pub(super) fn window(&mut self, index: usize, address: Address<'_>, write: bool) -> Data {
         let site = self.site(SiteKind::Window { write }, index);
+        self.slot = self.leads.slot(index, address);
         let data = match address {
             Address::Stack(disp) => self.near_register(RSP, disp),
             Address::Frame => self.near_register(RBP, 0),
@@ -41,6 +39,7 @@ impl Emitter<'_> {
     /// S1 = what leads from the address in S0, of which nothing is known, to its window.
     pub(super) fn window_alone(&mut self, index: usize, write: bool) {
         let site = self.site(SiteKind::Window { write }, index);
+        self.slot = None;
         self.lead(S0, None, 0);
         self.touching = Some(site);
     }
@@ -138,31 +137,30 @@ impl Emitter<'_> {
     /// moved by `disp`.
     fn lead(&mut self, register: u8, value: Option<Value>, disp: i32) {
         let start = value.map(|value| Value { offset: value.offset - i64::from(disp), ..value });
-        if self.leads(start) {
+        if self.leads_from(start) {
             return;
         }
-        let keeps = self.keeps_stack_lead && register == RSP;
-        if keeps && are_near(self.stack_lead, start) {
-            self.asm.load(S1, Mem::Gs(at::STACK_LEAD));
-            self.hold(self.stack_lead);
+        if self.load_lead(self.slot, start) {
             return;
         }
+        self.look_up(register);
+        self.hold(start);
+        self.keep_lead(self.slot, start);
+    }
+
+    /// S1 = the table's entry for the address in a register.
+    pub(super) fn look_up(&mut self, register: u8) {
         self.asm.rorx(S1, register, 32);
         self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
         self.asm.load(S1, Mem::Table(S1, WINDOWS as i32));
-        self.hold(start);
-        if keeps {
-            self.asm.store(Mem::Gs(at::STACK_LEAD), S1);
-            self.stack_lead = start;
-        }
     }
 
     /// Whether S1 leads from an address to its window.
-    fn leads(&self, value: Option<Value>) -> bool {
+    fn leads_from(&self, value: Option<Value>) -> bool {
         are_near(self.lead, value) && !self.asm.has_changed(S1)
     }
 
-    fn hold(&mut self, value: Option<Value>) {
+    pub(super) fn hold(&mut self, value: Option<Value>) {
         self.lead = value;
         self.asm.forget_changes(S1);
     }
@@ -184,7 +182,7 @@ impl Emitter<'_> {
     fn known_place(&mut self, linear: u64) -> Data {
         let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
         let short = i32::try_from(linear as i64).ok();
-        if !self.leads(value) {
+        if !self.leads_from(value) {
             let entry = (linear >> 32 & 0xffff) as usize * 8;
             self.asm.load(S1, Mem::Gs((WINDOWS + entry) as i32));
             self.hold(value);
@@ -200,29 +198,10 @@ impl Emitter<'_> {
 }
 
 /// Whether what leads to the window of one address serves another one.
-fn are_near(lead: Option<Value>, value: Option<Value>) -> bool {
+pub(super) fn are_near(lead: Option<Value>, value: Option<Value>) -> bool {
     let (Some(lead), Some(value)) = (lead, value) else { return false };
     lead.symbol == value.symbol
         && lead.offset.abs_diff(value.offset) <= u64::from(REACH.unsigned_abs())
-}
-
-/// Whether a block comes back to the stack so often, from accesses elsewhere, that keeping what
-/// leads to it is worth a store.
-pub(super) fn returns_to_stack(facts: &[Fact]) -> bool {
-    let mut returns = 0;
-    let mut elsewhere = true;
-    for fact in facts {
-        let on_stack = match fact.access {
-            Some(_) => fact.ins.memory_base() == Register::RSP,
-            None => matches!(
-                fact.kind,
-                Kind::Push | Kind::Pop | Kind::Call | Kind::CallIndirect | Kind::Return
-            ),
-        };
-        returns += usize::from(on_stack && elsewhere);
-        elsewhere = !on_stack && (elsewhere || fact.access.is_some());
-    }
-    returns >= RETURNS
 }
 
 /// Whether an operand's address is 64 bits wide and its displacement can be taken out.
