@@ -12,6 +12,10 @@ use engine::EngineError;
 
 use crate::sys::code_mapping::CodeMapping;
 
+/// Bytes of new code that are in the writable view at most, with the pages of older code that branches
+/// were linked on meanwhile.
+const VIEWED: usize = 1 << 20;
+
 /// Translated code.
 pub(crate) struct CodeMemory {
     mapping: CodeMapping,
@@ -24,6 +28,8 @@ pub(crate) struct CodeMemory {
     current: usize,
     used: usize,
     cold_used: usize,
+    /// Bytes added since the writable view was empty.
+    added: usize,
 }
 
 impl CodeMemory {
@@ -38,7 +44,8 @@ impl CodeMemory {
         let mut mapping = CodeMapping::new(c"translated code", length)?;
         mapping.write(0, shared);
         let shared = shared.len().next_multiple_of(16);
-        let mut code = Self { mapping, regions, shared, cold, current: 0, used: 0, cold_used: 0 };
+        let mut code =
+            Self { mapping, regions, shared, cold, current: 0, used: 0, cold_used: 0, added: 0 };
         code.begin(0);
         Ok(code)
     }
@@ -48,12 +55,20 @@ impl CodeMemory {
         self.current
     }
 
-    /// Fills another region from its start on.
+    /// Fills another region from its start on, whose code is no more.
     pub(crate) fn begin(&mut self, region: usize) {
-        self.mapping.release_view();
+        self.release_view();
+        self.mapping.give_back(self.hot_part(region));
+        self.mapping.give_back(self.cold_part(region));
         self.current = region;
         self.used = self.hot_part(region).start;
         self.cold_used = self.cold_part(region).start;
+    }
+
+    /// Until it is written again, code is in the process's page tables once.
+    fn release_view(&mut self) {
+        self.mapping.release_view();
+        self.added = 0;
     }
 
     fn hot_part(&self, region: usize) -> Range<usize> {
@@ -133,6 +148,10 @@ impl CodeMemory {
         );
         self.write(start, code);
         self.write(cold_start, cold);
+        self.added += code.len() + cold.len();
+        if self.added > VIEWED {
+            self.release_view();
+        }
     }
 
     /// Four bytes of code.

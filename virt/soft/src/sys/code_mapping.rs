@@ -5,6 +5,7 @@
 //! memory knows what lies there; this module only keeps the bytes.
 
 use std::ffi::CStr;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use engine::EngineError;
@@ -59,6 +60,20 @@ impl CodeMapping {
         // SAFETY: the whole of a shared mapping of ours; what is in it lies in the file. Advice that
         // the kernel does not take changes nothing.
         unsafe { libc::madvise(self.writable.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };
+    }
+
+    /// Gives the whole pages of a range back to the host, in both views; they are zero then.
+    pub(crate) fn give_back(&mut self, range: Range<usize>) {
+        let (start, end) = (range.start.next_multiple_of(4096), range.end & !4095);
+        assert!(range.end <= self.length, "code is dropped inside its mapping");
+        if start < end {
+            // SAFETY: whole pages of a shared mapping of ours, whose code is no more: it belongs to one
+            // vCPU, whose thread is here and so not in it. What the kernel does not do changes nothing.
+            unsafe {
+                let at = self.writable.as_ptr().add(start);
+                libc::madvise(at.cast(), end - start, libc::MADV_REMOVE)
+            };
+        }
     }
 
     /// Writes bytes, which must not be running.

@@ -3,3 +3,4 @@
 pub(crate) mod code_mapping;
 pub(crate) mod host;
 pub(crate) mod io_slot;
+pub(crate) mod table;

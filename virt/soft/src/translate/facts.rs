@@ -9,6 +9,7 @@ use interp::lower::features::{bit_of, is_register_prefetch};
 
 use super::flags::STATUS;
 use super::flat;
+pub(crate) use super::gates::Gates;
 use super::registers::is_taken;
 
 /// How code to translate is decoded, whatever the guest's vendor: with AMD's reading of near branches,
@@ -164,59 +165,6 @@ pub(crate) fn gpr_of(register: Register) -> Option<(u8, u8)> {
 /// AH, CH, DH, BH.
 pub(crate) fn is_high_byte(register: Register) -> bool {
     matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
-}
-
-/// What the vector and x87 units may do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Gates {
-    pub(crate) sse: bool,
-    pub(crate) avx: bool,
-    pub(crate) x87: bool,
-    /// RDTSC may run unnoticed.
-    pub(crate) time: bool,
-    /// RDTSC counts instructions instead of asking the host.
-    pub(crate) counted_time: bool,
-    /// CPL is 0.
-    pub(crate) kernel: bool,
-    /// CR4.FSGSBASE.
-    pub(crate) bases: bool,
-    /// CR4.PKE.
-    pub(crate) keys: bool,
-    /// What lockstep could not undo may be done.
-    pub(crate) unchecked: bool,
-    /// Accesses may share checks.
-    pub(crate) grouped: bool,
-    /// Accesses go through windows.
-    pub(crate) windows: bool,
-    /// Along a path that was taken, instead of in order.
-    pub(crate) path: bool,
-    /// 32-bit code over a flat address space.
-    pub(crate) flat: bool,
-    /// There, FS and GS are whole.
-    pub(crate) fs: bool,
-    pub(crate) gs: bool,
-}
-
-#[cfg(test)]
-impl Gates {
-    /// All that 64-bit user code can have.
-    pub(crate) const ALL: Self = Self {
-        sse: true,
-        avx: true,
-        x87: true,
-        time: true,
-        counted_time: false,
-        kernel: false,
-        bases: true,
-        keys: false,
-        unchecked: true,
-        grouped: true,
-        windows: false,
-        path: false,
-        flat: false,
-        fs: false,
-        gs: false,
-    };
 }
 
 /// Looks at an instruction. `announced`: CPUID names all it needs.

@@ -31,6 +31,7 @@ mod emit;
 pub(crate) mod facts;
 pub(crate) mod flags;
 pub(crate) mod flat;
+pub(crate) mod gates;
 pub(crate) mod group;
 mod lag;
 mod leads;

@@ -32,8 +32,8 @@ impl Library {
     /// All blocks that begin where one does and that are entered alike: superblocks are not among
     /// them, nor those without groups, which run when the others cannot.
     pub(super) fn siblings(&self, block: u32) -> Vec<u32> {
-        let key = self.block(block).key;
-        self.at_place(&key).filter(|&other| self.block(other).key.gates == key.gates).collect()
+        let key = self.key(block);
+        self.at_place(&key).filter(|&other| self.block(other).gates() == key.gates).collect()
     }
 
     /// The gate of a block, which gets one if it has none. Only while the library is not full.
@@ -44,7 +44,7 @@ impl Library {
         let site = Site {
             kind: SiteKind::Hot,
             block: number,
-            offset: (self.block(number).key.ram & 0xfff) as i32,
+            offset: (self.block(number).ram() & 0xfff) as i32,
             executed: 0,
             flags: Place::Native { recipe: None, saved: false },
             lag: 0,

@@ -12,12 +12,13 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::ops::Range;
-use std::sync::Arc;
 
 use engine::EngineError;
 use iced_x86::Instruction;
 use interp::Op;
 
+pub(super) use super::blocks::Key;
+use super::blocks::{Block, Extra, NONE, NativeBlock};
 use super::gate::Gate;
 use super::links::Links;
 use super::sites::Sites;
@@ -27,9 +28,8 @@ use crate::bus::tlb::Tlb;
 use crate::cache::code::CodeMemory;
 use crate::cache::layout::LINK_SLOTS;
 use crate::cache::signal::Guards;
-use crate::translate::facts::Gates;
-use crate::translate::flags::Recipe;
-use crate::translate::rename::Renaming;
+use crate::sys::table::Table;
+use crate::translate::flags::{Place, Recipe};
 use crate::translate::stubs::{Stubs, shared};
 use crate::translate::{Link, Numbers, Site, Source, Tools, translate};
 
@@ -45,130 +45,51 @@ const SLOTS_PER_BLOCK: usize = 4;
 const SLOTS: u32 = (LINK_SLOTS / REGIONS) as u32;
 /// A number's place within its region.
 const INDEX_BITS: u32 = 24;
-/// The end of a list.
-const NONE: u32 = u32::MAX;
+/// Bytes of code memory for each list of blocks; one takes about so much, with what is known of it.
+const BYTES_PER_LIST: usize = 512;
+/// More elements than a block adds to any table of its region.
+const TABLE_RESERVE: usize = 1 << 16;
 
 type Map<V> = HashMap<u64, V, BuildHasherDefault<Mix>>;
 
-/// What a block is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    /// Place in RAM.
-    pub(super) ram: u64,
-    /// Linear page, where code is bound to it.
-    pub(super) page: Option<u64>,
-    pub(super) gates: Gates,
-    /// How whoever jumps here made the flags, where the block is for them alone.
-    pub(super) entry: Option<Recipe>,
-}
-
-impl Key {
-    /// A number that few other places share: shared code has blocks of many address spaces.
-    fn place(&self) -> u64 {
-        self.ram ^ self.page.map_or(0, |page| page.rotate_left(28))
-    }
-}
-
-/// A translated block.
-#[derive(Debug)]
-pub(super) struct NativeBlock {
-    pub(super) key: Key,
-    /// Place in code memory.
-    place: u32,
-    /// Another block at the same place.
-    next: u32,
-    /// The first of the links patched to lead here.
-    incoming: u32,
-    /// Guest instructions, without one at the end that the interpreter executes.
-    instructions: u16,
-    /// Worth another block for those who know how the flags were made.
-    pub(super) saves_entry: bool,
-    live: bool,
-    extra: Option<Box<Extra>>,
-}
-
-/// What few blocks have.
-#[derive(Debug, Default)]
-pub(super) struct Extra {
-    /// Page of RAM its only instruction ends in, if that is another.
-    second: Option<u64>,
-    /// A path's linear pages with their pages of RAM; empty for other blocks.
-    pub(super) pages: Box<[(u64, u64)]>,
-    /// A path's instructions, by linear address, where lockstep asks for them.
-    pub(super) steps: Option<Arc<[u64]>>,
-    /// Registers that have other names in a path.
-    pub(super) renaming: Renaming,
-    /// Code that others enter through, if a superblock may stand for the block.
-    pub(super) gate: Option<Gate>,
-}
-
-impl NativeBlock {
-    /// Page of RAM its only instruction ends in, if that is another.
-    pub(super) fn second(&self) -> Option<u64> {
-        self.extra.as_ref()?.second
-    }
-
-    /// A path's linear pages with their pages of RAM; none for other blocks.
-    pub(super) fn pages(&self) -> &[(u64, u64)] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.pages)
-    }
-
-    /// A path's instructions, by linear address, where lockstep asks for them.
-    pub(super) fn steps(&self) -> Option<Arc<[u64]>> {
-        self.extra.as_ref()?.steps.clone()
-    }
-
-    /// Registers that have other names in a path.
-    pub(super) fn renaming(&self) -> Option<Renaming> {
-        self.extra.as_ref().map(|extra| extra.renaming)
-    }
-
-    /// Code that others enter through.
-    pub(super) fn gate(&self) -> Option<Gate> {
-        self.extra.as_ref()?.gate
-    }
-
-    /// Where others enter.
-    fn entrance(&self) -> u32 {
-        self.gate().map_or(self.place, |gate| gate.place)
-    }
-
-    /// The pages of RAM it was made from.
-    fn ram_pages(&self) -> Vec<u64> {
-        let mut pages = vec![self.key.ram >> 12];
-        pages.extend(self.second());
-        for &(_, ram) in self.pages() {
-            if !pages.contains(&ram) {
-                pages.push(ram);
-            }
-        }
-        pages
-    }
-}
-
 /// What belongs to one region of code memory, by number within it.
-#[derive(Default)]
 struct Region {
     /// In the order of their places.
-    blocks: Vec<NativeBlock>,
+    blocks: Table<NativeBlock>,
+    extras: Vec<Extra>,
     sites: Sites,
     links: Links,
     /// Instructions that the host may raise a signal on: place, site. Ascending.
-    traps: Vec<(u32, u32)>,
+    traps: Table<(u32, u32)>,
     slots: u32,
 }
 
 impl Region {
+    /// A region that is full with so many bytes.
+    fn new(bytes: usize) -> Result<Self, EngineError> {
+        let most = |size: usize| bytes / size + TABLE_RESERVE;
+        Ok(Self {
+            blocks: Table::new(most(size_of::<NativeBlock>()))?,
+            extras: Vec::new(),
+            sites: Sites::new(bytes)?,
+            links: Links::new(bytes)?,
+            traps: Table::new(most(size_of::<(u32, u32)>()))?,
+            slots: 0,
+        })
+    }
+
     /// Bytes that what is known of its code takes.
     fn known_bytes(&self) -> usize {
-        self.blocks.len() * size_of::<NativeBlock>()
+        self.blocks.bytes()
+            + self.extras.len() * size_of::<Extra>()
             + self.sites.bytes()
             + self.links.bytes()
-            + self.traps.len() * size_of::<(u32, u32)>()
+            + self.traps.bytes()
     }
 
     fn clear(&mut self) {
         self.blocks.clear();
+        self.extras = Vec::new();
         self.sites.clear();
         self.links.clear();
         self.traps.clear();
@@ -180,9 +101,9 @@ impl Region {
 pub(super) struct Library {
     code: CodeMemory,
     stubs: Stubs,
-    regions: [Region; REGIONS],
-    /// The first block at each [`Key::place`].
-    by_place: Map<u32>,
+    regions: Box<[Region]>,
+    /// Lists of the blocks at places with something in common: the first ones.
+    by_place: Box<[u32]>,
     by_page: Map<Vec<u32>>,
     clears: u32,
     /// Bound on a region's code with what is known of it, which is about as much again.
@@ -205,14 +126,16 @@ impl Library {
     pub(super) fn new(bytes: usize) -> Result<Self, EngineError> {
         let length = bytes.next_multiple_of(4096);
         let (common, stubs) = shared(std::arch::is_x86_feature_detected!("avx"));
+        let region_bytes = length / REGIONS;
+        let regions: Result<Vec<_>, _> = (0..REGIONS).map(|_| Region::new(region_bytes)).collect();
         Ok(Self {
             code: CodeMemory::new(length, length / 8 * HOT_EIGHTHS, REGIONS, &common)?,
             stubs,
-            regions: Default::default(),
-            by_place: Map::default(),
+            regions: regions?.into(),
+            by_place: vec![NONE; (length / BYTES_PER_LIST).next_power_of_two()].into(),
             by_page: Map::default(),
             clears: 0,
-            region_bytes: length / REGIONS,
+            region_bytes,
             tools: Tools::new(),
         })
     }
@@ -235,22 +158,53 @@ impl Library {
 
     /// The block of a key.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
-        self.at_place(key).find(|&at| self.block(at).key == *key)
+        self.at_place(key).find(|&at| {
+            let block = self.block(at);
+            block.gates() == key.gates && self.entry(at) == key.entry
+        })
     }
 
     /// All blocks that begin where one does, bound to the same page if it is bound.
     pub(super) fn at_place(&self, key: &Key) -> impl Iterator<Item = u32> {
-        let first = self.by_place.get(&key.place()).copied();
-        let next = |&at: &u32| Some(self.block(at).next).filter(|&next| next != NONE);
-        std::iter::successors(first, next).filter(move |&at| {
-            let other = &self.block(at).key;
-            (other.ram, other.page) == (key.ram, key.page)
-        })
+        let first = self.by_place[self.list_of(key.ram, key.page)];
+        let some = |at: u32| Some(at).filter(|&at| at != NONE);
+        let all = std::iter::successors(some(first), move |&at| some(self.own(at).next));
+        all.filter(move |&at| self.own(at).is_at(key))
     }
 
-    pub(super) fn block(&self, block: u32) -> &NativeBlock {
+    /// The list that a block at a place is on: shared code has blocks of many address spaces.
+    fn list_of(&self, ram: u64, page: Option<u64>) -> usize {
+        let place = ram ^ page.map_or(0, |page| page.rotate_left(28));
+        let mixed = place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        mixed as usize & (self.by_place.len() - 1)
+    }
+
+    /// A block.
+    pub(super) fn block(&self, block: u32) -> Block<'_> {
+        let (region, index) = parts(block);
+        let Region { blocks, extras, .. } = &self.regions[region];
+        let own = &blocks[index];
+        Block { own, extra: extras.get(own.extra as usize) }
+    }
+
+    /// What every block has.
+    fn own(&self, block: u32) -> &NativeBlock {
         let (region, index) = parts(block);
         &self.regions[region].blocks[index]
+    }
+
+    /// How whoever jumps to a block made the flags, where it is for them alone.
+    fn entry(&self, block: u32) -> Option<Recipe> {
+        let (region, index) = parts(block);
+        let Region { blocks, sites, .. } = &self.regions[region];
+        let Place::Recipe(recipe) = sites.place(blocks[index].entry()?) else { return None };
+        Some(recipe)
+    }
+
+    /// What a block is found by.
+    pub(super) fn key(&self, block: u32) -> Key {
+        let own = self.own(block);
+        Key { ram: own.ram(), page: own.page(), gates: own.gates(), entry: self.entry(block) }
     }
 
     fn block_mut(&mut self, block: u32) -> &mut NativeBlock {
@@ -260,7 +214,14 @@ impl Library {
 
     /// What few blocks have.
     pub(super) fn extra(&mut self, block: u32) -> &mut Extra {
-        self.block_mut(block).extra.get_or_insert_default()
+        let (region, index) = parts(block);
+        let Region { blocks, extras, .. } = &mut self.regions[region];
+        let own = &mut blocks[index];
+        if own.extra == NONE {
+            own.extra = extras.len() as u32;
+            extras.push(Extra::default());
+        }
+        &mut extras[own.extra as usize]
     }
 
     /// Whether a number still names a block, no region having been dropped.
@@ -282,7 +243,7 @@ impl Library {
 
     /// Host address of a block's own code.
     pub(super) fn body(&self, block: u32) -> u64 {
-        self.code.address(self.block(block).place)
+        self.code.address(self.own(block).place)
     }
 
     /// Host address of a place.
@@ -292,7 +253,7 @@ impl Library {
 
     /// Guest instructions that a block executes itself.
     pub(super) fn instructions(&self, block: u32) -> u16 {
-        self.block(block).instructions
+        self.own(block).instructions
     }
 
     pub(super) fn site(&self, site: u32) -> Site {
@@ -383,32 +344,33 @@ impl Library {
             region.links.push(&link);
         }
         assert!(region.slots <= SLOTS, "a block has at most SLOTS_PER_BLOCK");
-        region.traps.extend(draft.traps.iter().map(|&(offset, site)| (place + offset, site)));
-        let has_pages = !pages.is_empty();
-        let made = NativeBlock {
-            key,
-            place,
-            next: self.by_place.insert(key.place(), block).unwrap_or(NONE),
-            incoming: NONE,
-            instructions: draft.instructions,
-            saves_entry: draft.saves_entry && !has_pages,
-            live: true,
-            extra: (has_pages || second.is_some()).then(|| {
-                let renaming = draft.renaming;
-                Box::new(Extra { second, pages: pages.into(), renaming, ..Extra::default() })
-            }),
-        };
-        match made.extra.is_none() {
-            true => self.by_page.entry(key.ram >> 12).or_default().push(block),
-            false => {
-                for page in made.ram_pages() {
-                    self.by_page.entry(page).or_default().push(block);
-                }
-            }
+        for &(offset, site) in &draft.traps {
+            region.traps.push((place + offset, site));
         }
+        let has_pages = !pages.is_empty();
+        let entry = key.entry.map(|recipe| region.sites.number_of((Place::Recipe(recipe), 0)));
+        let mut made = NativeBlock::new(&key, entry, place);
+        made.instructions = draft.instructions;
+        made.saves_entry = draft.saves_entry && !has_pages;
         region.blocks.push(made);
+        if has_pages || second.is_some() {
+            let renaming = draft.renaming;
+            *self.extra(block) =
+                Extra { second, pages: pages.into(), renaming, ..Extra::default() };
+        }
+        self.put_on_lists(block);
         self.tools.take_back(draft);
         block
+    }
+
+    /// Lets a block be found.
+    fn put_on_lists(&mut self, number: u32) {
+        let block = self.block(number);
+        let list = self.list_of(block.ram(), block.page());
+        for page in block.ram_pages() {
+            self.by_page.entry(page).or_default().push(number);
+        }
+        self.block_mut(number).next = std::mem::replace(&mut self.by_place[list], number);
     }
 
     /// Where a link is kept.
@@ -438,8 +400,8 @@ impl Library {
     pub(super) fn link(&mut self, link: u32, to: u32, linear: u64, tlb: &mut Tlb) {
         let Link { patch, slot, .. } = self.link_at(link);
         assert!(!self.is_patched(link), "a branch that is linked does not leave");
-        let &NativeBlock { key: Key { ram, .. }, incoming, .. } = self.block(to);
-        let place = self.block(to).entrance();
+        let block = self.block(to);
+        let (ram, incoming, place) = (block.ram(), block.incoming, block.entrance());
         if let Some(patch) = patch {
             self.patch(patch, place);
             let (links, index) = self.links_of(link);
@@ -456,8 +418,8 @@ impl Library {
     /// Whether what lies behind a branch's page is the same wherever it runs in the current context.
     fn may_link(&self, link: u32, tlb: &Tlb) -> bool {
         let owner = self.site(self.link_at(link).site).block;
-        let Key { ram, page, .. } = self.block(owner).key;
-        page.is_some() || tlb.may_link(ram >> 12)
+        let owner = self.own(owner);
+        owner.page().is_some() || tlb.may_link(owner.ram() >> 12)
     }
 
     fn patch(&mut self, at: u32, target: u32) {
@@ -486,13 +448,16 @@ impl Library {
         if !std::mem::replace(&mut block.live, false) {
             return;
         }
-        let &mut NativeBlock { key, place, next, .. } = block;
-        let pages = block.ram_pages();
-        let gate = block.extra.take().and_then(|extra| extra.gate);
-        let entries = gate.map_or([place; 3], |gate| [place, gate.place, gate.leave]);
-        gone.extend(entries.map(|place| (key.ram, self.code.address(place))));
-        let block = self.block_mut(number);
         let mut incoming = std::mem::replace(&mut block.incoming, NONE);
+        let NativeBlock { place, next, extra, .. } = *block;
+        let block = self.block(number);
+        let (ram, pages, gate) = (block.ram(), block.ram_pages(), block.gate());
+        let list = self.list_of(ram, block.page());
+        if extra != NONE {
+            *self.extra(number) = Extra::default();
+        }
+        let entries = gate.map_or([place; 3], |gate| [place, gate.place, gate.leave]);
+        gone.extend(entries.map(|place| (ram, self.code.address(place))));
         while incoming != NONE {
             let Link { patch, stub, .. } = self.link_at(incoming);
             let (links, index) = self.links_of(incoming);
@@ -500,7 +465,7 @@ impl Library {
             incoming = links.next(index);
             self.patch(patch.expect("only patched links are noted"), stub);
         }
-        self.take_off_list(key.place(), number, next);
+        self.take_off_list(list, number, next);
         for page in pages {
             if let Some(list) = self.by_page.get_mut(&page) {
                 list.retain(|&other| other != number);
@@ -548,19 +513,15 @@ impl Library {
         }
     }
 
-    /// Takes a block off the list of those at one place.
-    fn take_off_list(&mut self, place: u64, number: u32, next: u32) {
-        let first = self.by_place[&place];
-        if first == number {
-            match next {
-                NONE => self.by_place.remove(&place),
-                next => self.by_place.insert(place, next),
-            };
+    /// Takes a block off the list that it is on.
+    fn take_off_list(&mut self, list: usize, number: u32, next: u32) {
+        let mut at = self.by_place[list];
+        if at == number {
+            self.by_place[list] = next;
             return;
         }
-        let mut at = first;
-        while self.block(at).next != number {
-            at = self.block(at).next;
+        while self.own(at).next != number {
+            at = self.own(at).next;
         }
         self.block_mut(at).next = next;
     }

@@ -9,29 +9,39 @@
 //! word 4   with a patch: number of the recipe, from 1 on; with a slot: `Link::through`
 //! ```
 
+use engine::EngineError;
+
+use crate::sys::table::Table;
 use crate::translate::Link;
 use crate::translate::flags::Recipe;
 
+/// More links than a block has.
+const RESERVE: usize = 4096;
 const SITE: u32 = (1 << 27) - 1;
 const PATCHED: u32 = 1 << 29;
 const HAS_PATCH: u32 = 1 << 30;
 const HAS_SLOT: u32 = 1 << 31;
 
 /// The links of one region, by number within it.
-#[derive(Default)]
 pub(super) struct Links {
-    packed: Vec<[u32; 5]>,
+    packed: Table<[u32; 5]>,
     recipes: Vec<Recipe>,
 }
 
 impl Links {
+    /// Links of a region that is full with so many bytes.
+    pub(super) fn new(bytes: usize) -> Result<Self, EngineError> {
+        let most = bytes / size_of::<[u32; 5]>() + RESERVE;
+        Ok(Self { packed: Table::new(most)?, recipes: Vec::new() })
+    }
+
     pub(super) fn len(&self) -> usize {
         self.packed.len()
     }
 
     /// Bytes that they take.
     pub(super) fn bytes(&self) -> usize {
-        self.packed.len() * size_of::<[u32; 5]>() + self.recipes.len() * size_of::<Recipe>()
+        self.packed.bytes() + self.recipes.len() * size_of::<Recipe>()
     }
 
     /// Adds a link that is on no list.
@@ -107,7 +117,7 @@ mod tests {
             Link { patch: Some(0), recipe: Some(recipe), site: 0, ..link },
             Link { slot: Some(0), through: 77, ..link },
         ];
-        let mut links = Links::default();
+        let mut links = Links::new(1 << 20).unwrap();
         all.iter().for_each(|link| links.push(link));
         for (index, link) in all.iter().enumerate() {
             assert!(!links.is_patched(index));

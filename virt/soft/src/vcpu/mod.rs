@@ -1,5 +1,6 @@
 //! One processor of the software engine: the engine seam over interpreter, bus and block cache.
 
+mod blocks;
 pub(crate) mod check;
 mod code;
 mod events;

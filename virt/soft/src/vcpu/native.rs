@@ -145,7 +145,7 @@ impl SoftVcpu {
         let native = self.native.as_ref().expect("asked before");
         let code = native.address(block);
         if !self.checking {
-            let page = native.block(block).key.ram >> 12;
+            let page = native.block(block).ram() >> 12;
             self.cpu.bus.tlb.set_jump(linear, page, code);
         }
         Some(code)
@@ -394,7 +394,7 @@ impl SoftVcpu {
         };
         let mut site = native.site(number);
         let block = native.block(site.block);
-        let (page, renaming) = (block.key.page, block.renaming());
+        let (page, renaming) = (block.page(), block.renaming());
         let state = self.cpu.bus.tlb.state();
         let executed = i64::from(site.executed);
         let left = state.budget + if was_kicked(state.budget) { KICKED } else { 0 };

@@ -14,10 +14,12 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
+use engine::EngineError;
 use interp::Op;
 
 use crate::block::Mix;
 use crate::bus::SoftBus;
+use crate::sys::table::Table;
 use crate::translate::flags::Place;
 use crate::translate::{Site, SiteKind};
 
@@ -37,9 +39,8 @@ const NO_OP: u32 = u32::MAX;
 struct Packed([u32; 4]);
 
 /// The sites of one region of code memory.
-#[derive(Default)]
 pub(super) struct Sites {
-    packed: Vec<Packed>,
+    packed: Table<Packed>,
     places: Vec<(Place, i8)>,
     numbers: HashMap<(Place, i8), u32, BuildHasherDefault<Mix>>,
     /// Decoded instructions, with their sites.
@@ -58,13 +59,26 @@ fn put(word: &mut u32, bits: u32, value: u32) {
 }
 
 impl Sites {
+    /// Sites of a region that is full with so many bytes.
+    pub(super) fn new(bytes: usize) -> Result<Self, EngineError> {
+        Ok(Self {
+            packed: Table::new(bytes / size_of::<Packed>() + RESERVE)?,
+            places: Vec::new(),
+            numbers: HashMap::default(),
+            ops: Vec::new(),
+        })
+    }
+
     pub(super) fn len(&self) -> u32 {
         self.packed.len() as u32
     }
 
     /// Bytes that they take.
     pub(super) fn bytes(&self) -> usize {
-        self.packed.len() * size_of::<Packed>() + self.ops.len() * size_of::<(u32, Op<SoftBus>)>()
+        self.packed.bytes()
+            // In the list and in the map.
+            + self.places.len() * 2 * size_of::<(Place, i8)>()
+            + self.ops.len() * size_of::<(u32, Op<SoftBus>)>()
     }
 
     /// Whether another block's might not fit.
@@ -72,14 +86,24 @@ impl Sites {
         self.places.len() + RESERVE > 1 << PLACE_BITS
     }
 
-    /// Adds a site.
-    pub(super) fn push(&mut self, site: &Site) {
+    /// The number of an answer to where the flags are and what RSP lags by.
+    pub(super) fn number_of(&mut self, answer: (Place, i8)) -> u32 {
         let next = self.places.len() as u32;
-        let answer = (site.flags, site.lag);
-        let place = *self.numbers.entry(answer).or_insert(next);
-        if place == next {
+        let number = *self.numbers.entry(answer).or_insert(next);
+        if number == next {
             self.places.push(answer);
         }
+        number
+    }
+
+    /// Where the flags are in the answer with a number.
+    pub(super) fn place(&self, number: u32) -> Place {
+        self.places[number as usize].0
+    }
+
+    /// Adds a site.
+    pub(super) fn push(&mut self, site: &Site) {
+        let place = self.number_of((site.flags, site.lag));
         let (kind, write, grouped, size, last) = match site.kind {
             SiteKind::Poll => (0, false, false, 0, NO_OP),
             SiteKind::Link(link) => (1, false, false, 0, link),
@@ -222,7 +246,7 @@ mod tests {
             flags: flags(number),
             lag: (number % 5 - 2) as i8,
         };
-        let mut sites = Sites::default();
+        let mut sites = Sites::new(1 << 20).unwrap();
         (0..9000).for_each(|number| sites.push(&site(number)));
         for number in 0..9000 {
             assert_eq!(sites.get(number as u32), site(number));

@@ -109,7 +109,7 @@ impl SoftVcpu {
         if !self.may_use_windows() {
             return;
         }
-        let key = self.native.as_ref().expect("it just ran").block(block).key;
+        let key = self.native.as_ref().expect("it just ran").key(block);
         let linear = rip & !0xfff | key.ram & 0xfff;
         let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
         if self.cpu.bus.tlb.count_sample() == LASTING {
@@ -152,7 +152,7 @@ impl SoftVcpu {
     /// to often gets a superblock, too.
     pub(super) fn counts_exit(&mut self, block: u32, linear: u64) -> bool {
         let native = self.native.as_ref().expect("it just ran");
-        if self.checking || !native.block(block).key.gates.path {
+        if self.checking || !native.block(block).gates().path {
             return false;
         }
         if !self.may_use_windows() || self.known_superblock(linear).is_some() {
@@ -214,7 +214,7 @@ impl SoftVcpu {
             let (body, entrance) = (native.body(sibling), native.address(sibling));
             let leave = native.place_address(gate.leave);
             let to = to.unwrap_or(leave);
-            tlb.set_link(gate.slot, linear, native.block(sibling).key.ram >> 12, to);
+            tlb.set_link(gate.slot, linear, native.block(sibling).ram() >> 12, to);
             for old in [body, entrance, leave] {
                 tlb.redirect(linear, old, to);
             }

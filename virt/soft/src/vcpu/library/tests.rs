@@ -3,9 +3,12 @@
 
 use x86::GuestPhys;
 
+use std::sync::Arc;
+
 use memory::GuestMemory;
 
 use super::*;
+use crate::translate::facts::Gates;
 
 /// So little that a region holds a few dozen blocks.
 const BYTES: usize = 4_280_000;
@@ -85,7 +88,7 @@ impl World {
             2 => {
                 let code = self.library.address(block);
                 let linear = self.linear(block);
-                self.tlb.set_jump(linear, self.library.block(block).key.ram >> 12, code);
+                self.tlb.set_jump(linear, self.library.block(block).ram() >> 12, code);
             }
             3..8 => self.add(),
             _ => {
@@ -102,7 +105,7 @@ impl World {
 
     /// One of the linear addresses a block's place in RAM has.
     fn linear(&mut self, block: u32) -> u64 {
-        (self.below(3) as u64 * PAGES << 12) + self.library.block(block).key.ram
+        (self.below(3) as u64 * PAGES << 12) + self.library.block(block).ram()
     }
 
     /// Where live code can go to.
@@ -137,7 +140,7 @@ impl World {
                 let age = |region| (current + REGIONS - region) % REGIONS;
                 assert!(age(region) <= age(own), "no gate goes before its block");
             }
-            let key = self.library.block(block).key;
+            let key = self.library.key(block);
             assert_eq!(self.library.find(&key), Some(block));
             assert!(self.library.on_page(key.ram >> 12).contains(&block));
         }
@@ -158,7 +161,10 @@ fn what_is_left_leads_to_what_is_left() {
     }
     assert!(world.regions_dropped > 2 * REGIONS as u32, "{} regions", world.regions_dropped);
     world.library.clear(&mut world.tlb);
-    assert!(world.tlb.code_in_use().is_empty() && world.library.by_place.is_empty());
+    assert!(
+        world.tlb.code_in_use().is_empty()
+            && world.library.by_place.iter().all(|&first| first == NONE)
+    );
 }
 
 #[test]
