@@ -13,9 +13,12 @@
 //!
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
-use std::collections::btree_map::Entry;
+mod jumps;
+#[cfg(test)]
+mod tests;
+mod windows;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use engine::EngineError;
@@ -25,10 +28,9 @@ use x86::Cr4;
 
 use super::bound::Bound;
 use super::peers::Peers;
-use crate::cache::area::{Areas, JumpEntry, TlbEntry};
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, TLB_ENTRIES, VICTIM_ENTRIES};
-use crate::cache::state::NativeState;
-use crate::cache::windows::{Shown, Windows};
+use crate::cache::area::{Areas, TlbEntry};
+use crate::cache::layout::{TLB_ENTRIES, VICTIM_ENTRIES};
+use crate::cache::windows::Windows;
 
 /// Contexts kept per vCPU.
 const CONTEXTS: usize = 16;
@@ -38,10 +40,6 @@ const BLIND: usize = CONTEXTS;
 const LOCAL: usize = 256;
 /// Victims' generations: what fits below a page number.
 const GENERATIONS: u64 = 4096;
-
-/// Pages a context may miss in its windows beside one for each sample of its code, which is about as
-/// long as showing a page takes.
-const FREE_SHOWS: u32 = 1000;
 
 /// What an access wants; selects the tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +68,6 @@ fn empty(slot: usize) -> TlbEntry {
 #[inline(always)]
 fn victim_slot(linear: u64) -> usize {
     (linear >> 12) as usize % VICTIM_ENTRIES
-}
-
-#[inline(always)]
-fn jump_slot(linear: u64) -> usize {
-    (linear ^ linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
 }
 
 struct TlbContext {
@@ -110,13 +103,6 @@ struct TlbContext {
     shows: u32,
     /// Windows cost it more than they saved.
     refuses_windows: bool,
-}
-
-impl TlbContext {
-    /// Whether so many pages were missing in its windows that they are not worth it.
-    fn misses_too_much(&self) -> bool {
-        self.shows > FREE_SHOWS.saturating_add(self.samples)
-    }
 }
 
 /// All contexts of one vCPU.
@@ -185,7 +171,7 @@ impl Tlb {
     /// Empties a context's tables, which are all zero, before its first use.
     fn prepare(&mut self, index: usize) {
         self.areas.tlb_mut(index)[0] = empty(0);
-        self.areas.jumps_mut(index)[0] = no_jump(0);
+        self.areas.jumps_mut(index)[0] = jumps::no_jump(0);
         *self.areas.victim_generation(index) = 1;
         let links = self.areas.links_mut(index);
         links[..self.unlinked.len()].copy_from_slice(&self.unlinked);
@@ -490,463 +476,6 @@ impl Tlb {
                     entry.tags[Kind::Write as usize] = no_tag(place);
                 }
             }
-        }
-    }
-}
-
-/// An address of another entry, as [`no_tag`].
-fn no_jump(place: usize) -> JumpEntry {
-    JumpEntry { linear: u64::from(place == 0), code: 0 }
-}
-
-/// Jumps of translated code.
-impl Tlb {
-    /// What translated code reaches through GS, state first.
-    pub(crate) fn state(&mut self) -> &mut NativeState {
-        self.areas.state()
-    }
-
-    /// What GS is while the current context runs.
-    #[inline]
-    pub(crate) fn gs_base(&self) -> u64 {
-        self.gs_base_of(self.current)
-    }
-
-    /// What GS is while a context runs.
-    pub(super) fn gs_base_of(&self, index: usize) -> u64 {
-        self.areas.gs_base(index)
-    }
-
-    /// Translated code for a linear address, if the current context knows it.
-    #[inline]
-    pub(crate) fn jump(&self, linear: u64) -> Option<u64> {
-        let entry = &self.areas.jumps(self.current)[jump_slot(linear)];
-        (entry.linear == linear).then_some(entry.code)
-    }
-
-    /// Remembers translated code for a linear address.
-    pub(crate) fn set_jump(&mut self, linear: u64, ram_page: u64, code: u64) {
-        self.code_runs_at(linear & !0xfff, ram_page);
-        let place = jump_slot(linear);
-        let entry = &mut self.areas.jumps_mut(self.current)[place];
-        if entry.code == 0 {
-            self.contexts[self.current].jumps.push(place as u16);
-        }
-        *entry = JumpEntry { linear, code };
-    }
-
-    /// Takes a slot in; it leads to `stub` in every context.
-    pub(crate) fn add_slot(&mut self, slot: u32, stub: u64) {
-        if self.unlinked.len() <= slot as usize {
-            self.unlinked.resize(slot as usize + 1, 0);
-        }
-        self.unlinked[slot as usize] = stub;
-        for index in 0..self.contexts.len() {
-            if self.contexts[index].last_use != 0 || index == 0 {
-                self.areas.links_mut(index)[slot as usize] = stub;
-            }
-        }
-    }
-
-    /// Links a slot in the current context to code at a linear address.
-    pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
-        self.code_runs_at(linear & !0xfff, ram_page);
-        self.areas.links_mut(self.current)[slot as usize] = code;
-        let slots = self.contexts[self.current].links.entry(linear).or_default();
-        if !slots.contains(&slot) {
-            slots.push(slot);
-        }
-    }
-
-    /// After a flush: the code pages of the current context and their pages of RAM, to be compared
-    /// with what the page tables say now.
-    pub(crate) fn take_stale_code(&mut self) -> Option<Vec<(u64, u64)>> {
-        let context = &mut self.contexts[self.current];
-        std::mem::take(&mut context.stale)
-            .then(|| context.code.iter().map(|(&linear, &ram)| (linear, ram)).collect())
-    }
-
-    /// Forgets the current context's jumps and links to a linear page.
-    pub(crate) fn forget_code_page(&mut self, page: u64) {
-        self.forget_page_jumps(self.current, page);
-    }
-
-    /// Code in use by the current context that holds only while all these linear pages lead to
-    /// these pages of RAM; it starts in the first. False: its start runs elsewhere, too.
-    pub(crate) fn add_spread(&mut self, pages: &[(u64, u64)], code: u64) -> bool {
-        let context = &mut self.contexts[self.current];
-        let (linear, ram) = pages[0];
-        if !context.bound.bind(linear, ram, &context.code) {
-            return false;
-        }
-        for &(linear, ram) in pages {
-            self.code_runs_at(linear, ram);
-        }
-        let pages = pages.iter().map(|page| page.0).collect();
-        self.contexts[self.current].spread.push((pages, code));
-        true
-    }
-
-    /// Notes that code of a page of RAM runs at a linear page of the current context.
-    fn code_runs_at(&mut self, linear: u64, ram: u64) {
-        let context = &mut self.contexts[self.current];
-        if context.code.get(&linear).is_some_and(|&before| before != ram) {
-            // What is found by its page of RAM must be all that leads there.
-            self.forget_page_jumps(self.current, linear);
-        }
-        self.look_for_alias(linear, ram);
-        let context = &mut self.contexts[self.current];
-        let other = context.bound.meet(linear, ram);
-        context.code.insert(linear, ram);
-        if let Some(other) = other {
-            let bound = context.spread.iter().filter(|(pages, _)| pages[0] == other);
-            let gone: Vec<u64> = bound.map(|&(_, code)| code).collect();
-            context.spread.retain(|(pages, _)| pages[0] != other);
-            self.forget_code_in(self.current, &|_, code| gone.contains(&code));
-        }
-    }
-
-    /// Code of a page of RAM is about to run at a linear page: if it does elsewhere, too, no slot of its
-    /// blocks may stay linked, because blocks of the lower half are the same at both places.
-    fn look_for_alias(&mut self, linear: u64, ram: u64) {
-        const UPPER_HALF: u64 = 1 << 63;
-        let context = &mut self.contexts[self.current];
-        if linear >= UPPER_HALF || context.code.contains_key(&linear) {
-            return;
-        }
-        let mut lower = context.code.range(..UPPER_HALF);
-        if lower.any(|(_, &other)| other == ram) && context.aliased.insert(ram) {
-            self.unlink_all(self.current);
-        }
-    }
-
-    /// Whether slots of blocks that are not bound to a linear page may be linked in the current context.
-    pub(crate) fn may_link(&self, ram_page: u64) -> bool {
-        !self.contexts[self.current].aliased.contains(&ram_page)
-    }
-
-    /// Lets every slot of a context lead to where it is not linked.
-    fn unlink_all(&mut self, index: usize) {
-        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
-            self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
-        }
-    }
-
-    /// Lets the current context's jumps and links to a linear address lead to other code.
-    pub(crate) fn redirect(&mut self, linear: u64, from: u64, to: u64) {
-        let Self { areas, contexts, current, .. } = self;
-        let entry = &mut areas.jumps_mut(*current)[jump_slot(linear)];
-        if entry.linear == linear && entry.code == from {
-            entry.code = to;
-        }
-        let links = areas.links_mut(*current);
-        for &slot in contexts[*current].links.get(&linear).into_iter().flatten() {
-            if links[slot as usize] == from {
-                links[slot as usize] = to;
-            }
-        }
-    }
-
-    fn forget_jumps(&mut self, index: usize) {
-        self.contexts[index].code.clear();
-        self.contexts[index].spread.clear();
-        self.contexts[index].bound.clear();
-        self.contexts[index].aliased.clear();
-        for place in std::mem::take(&mut self.contexts[index].jumps) {
-            self.areas.jumps_mut(index)[place as usize] = no_jump(place as usize);
-        }
-        self.unlink_all(index);
-    }
-
-    fn forget_page_jumps(&mut self, index: usize, page: u64) {
-        let Some(ram) = self.contexts[index].code.remove(&page) else { return };
-        self.contexts[index].bound.release(page, ram);
-        self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page);
-        let Self { areas, contexts, unlinked, .. } = self;
-        let links = &mut contexts[index].links;
-        let mut rest = links.split_off(&page);
-        // The last page has no successor.
-        if let Some(next) = page.checked_add(0x1000) {
-            links.append(&mut rest.split_off(&next));
-        }
-        for slot in rest.into_values().flatten() {
-            areas.links_mut(index)[slot as usize] = unlinked[slot as usize];
-        }
-        let mut gone = Vec::new();
-        self.contexts[index].spread.retain(|(pages, code)| {
-            let goes = pages.contains(&page);
-            if goes {
-                gone.push(*code);
-            }
-            !goes
-        });
-        if !gone.is_empty() {
-            self.forget_code_in(index, &|_, code| gone.contains(&code));
-        }
-    }
-
-    /// Drops a context's jumps and links to code that `gone` says is no more; it is asked about
-    /// slots, too.
-    fn forget_code_in(&mut self, index: usize, gone: &impl Fn(Option<u32>, u64) -> bool) {
-        self.forget_jumps_where(index, |entry| gone(None, entry.code));
-        let Self { areas, contexts, unlinked, .. } = self;
-        let links = areas.links_mut(index);
-        contexts[index].links.retain(|_, slots| {
-            slots.retain(|&slot| {
-                let goes = gone(Some(slot), links[slot as usize]);
-                if goes {
-                    links[slot as usize] = unlinked[slot as usize];
-                }
-                !goes
-            });
-            !slots.is_empty()
-        });
-    }
-
-    fn forget_jumps_where(&mut self, index: usize, jump: impl Fn(&JumpEntry) -> bool) {
-        let Self { areas, contexts, .. } = self;
-        let context = &mut contexts[index];
-        let jumps = areas.jumps_mut(index);
-        context.jumps.retain(|&place| {
-            let entry = &mut jumps[place as usize];
-            let goes = jump(entry);
-            if goes {
-                *entry = no_jump(place as usize);
-            }
-            !goes
-        });
-    }
-
-    /// Drops every jump and link, in every context, to blocks that are no more, named by their places
-    /// in RAM and the code's addresses: only where a context has that page's code are there any.
-    pub(crate) fn forget_blocks(&mut self, gone: &[(u64, u64)]) {
-        let mut pages: Vec<u64> = gone.iter().map(|(ram, _)| ram >> 12).collect();
-        pages.sort_unstable();
-        pages.dedup();
-        for index in 0..self.contexts.len() {
-            let at = self.contexts[index].code.iter();
-            let at = at.filter(|(_, ram)| pages.binary_search(ram).is_ok());
-            let at: Vec<(u64, u64)> = at.map(|(&linear, &ram)| (linear, ram)).collect();
-            for (page, ram_page) in at {
-                for &(ram, code) in gone.iter().filter(|(ram, _)| ram >> 12 == ram_page) {
-                    self.forget_block(index, page | ram & 0xfff, code);
-                }
-                let spread = &mut self.contexts[index].spread;
-                spread.retain(|(_, at)| !gone.iter().any(|(_, code)| code == at));
-            }
-        }
-    }
-
-    /// Drops a context's jump and links to code for a linear address.
-    fn forget_block(&mut self, index: usize, linear: u64, code: u64) {
-        let Self { areas, contexts, unlinked, .. } = self;
-        let place = jump_slot(linear);
-        let entry = &mut areas.jumps_mut(index)[place];
-        if entry.linear == linear && entry.code == code {
-            // Still among the entries in use, as its code says: that list is not searched here.
-            entry.linear = no_jump(place).linear;
-        }
-        let links = areas.links_mut(index);
-        if let Entry::Occupied(mut slots) = contexts[index].links.entry(linear) {
-            slots.get_mut().retain(|&slot| {
-                let goes = links[slot as usize] == code;
-                if goes {
-                    links[slot as usize] = unlinked[slot as usize];
-                }
-                !goes
-            });
-            if slots.get().is_empty() {
-                slots.remove();
-            }
-        }
-    }
-
-    /// Drops every jump and link, in every context, to code in this range, and what these slots
-    /// lead to: they may be taken in anew.
-    pub(crate) fn forget_region(&mut self, code: &Range<u64>, slots: &Range<u32>) {
-        for index in 0..self.contexts.len() {
-            self.contexts[index].spread.retain(|(_, at)| !code.contains(at));
-            self.forget_code_in(index, &|slot, to| {
-                slot.is_some_and(|slot| slots.contains(&slot)) || code.contains(&to)
-            });
-        }
-    }
-}
-
-#[cfg(test)]
-impl Tlb {
-    /// Host addresses that jumps and linked slots of any context lead to.
-    pub(crate) fn code_in_use(&mut self) -> Vec<u64> {
-        let Self { areas, contexts, unlinked, .. } = self;
-        let mut found = Vec::new();
-        for (index, context) in contexts.iter().enumerate() {
-            let jumps = context.jumps.iter();
-            let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
-            let used = jumps.filter(|&(place, entry)| jump_slot(entry.linear) == place.into());
-            found.extend(used.map(|(_, entry)| entry.code));
-            let links = context.links.values().flatten();
-            let links = links.map(|&slot| (slot, areas.links_mut(index)[slot as usize]));
-            // A slot that was linked at two addresses may be on the list of the first one still.
-            let used = links.filter(|&(slot, code)| code != unlinked[slot as usize]);
-            found.extend(used.map(|(_, code)| code));
-        }
-        found
-    }
-}
-
-/// Windows of the current context.
-impl Tlb {
-    /// Lets the current context's code use windows, and forgets what does not; false if the host
-    /// has no room for them, or they were given up.
-    pub(crate) fn enable_windows(&mut self) -> bool {
-        if self.has_windows() || self.contexts[self.current].refuses_windows {
-            return self.has_windows();
-        }
-        let enabled = self.windows.enable(&mut self.areas, self.current);
-        if enabled {
-            self.forget_jumps(self.current);
-        }
-        enabled
-    }
-
-    /// Whether the current context's code uses windows.
-    #[inline]
-    pub(crate) fn has_windows(&self) -> bool {
-        self.windows.is_enabled(self.current)
-    }
-
-    /// Counts a page that is missing; false if so many are that windows are not worth it.
-    pub(crate) fn may_show_another(&mut self) -> bool {
-        let context = &mut self.contexts[self.current];
-        context.shows = context.shows.saturating_add(1);
-        !context.misses_too_much()
-    }
-
-    /// Gives the current context's windows up, for good, if it is missing so many pages.
-    pub(crate) fn weigh_windows(&mut self) {
-        let context = &mut self.contexts[self.current];
-        if context.misses_too_much() && !context.refuses_windows {
-            context.refuses_windows = true;
-            self.forget_jumps(self.current);
-            self.windows.disable(&mut self.areas, self.current);
-        }
-    }
-
-    /// Notes that code of the current context was found running; tells how often it was.
-    pub(crate) fn count_sample(&mut self) -> u32 {
-        let samples = &mut self.contexts[self.current].samples;
-        *samples = samples.saturating_add(1);
-        *samples
-    }
-
-    /// Opens the window of an address; false if it is open or cannot be.
-    pub(crate) fn open_window(&mut self, linear: u64) -> bool {
-        self.windows.open(&mut self.areas, self.current, linear)
-    }
-
-    /// The address that a host address in a window stands for.
-    pub(crate) fn seen_through(&self, host: u64) -> Option<u64> {
-        self.windows.linear(self.current, host)
-    }
-
-    /// What is shown at a linear page.
-    pub(crate) fn shown(&self, page: u64) -> Option<Shown> {
-        self.windows.at(self.current, page)
-    }
-
-    /// Shows a run of pages; false if the host has no room.
-    pub(crate) fn show(&mut self, page: u64, count: u64, first: Shown) -> bool {
-        self.windows.show(self.current, page, count, first)
-    }
-
-    /// Hides a linear page.
-    pub(crate) fn hide(&mut self, page: u64) {
-        self.windows.hide(self.current, page);
-    }
-
-    /// After a flush: what the current context shows, to be walked again.
-    pub(crate) fn take_stale_windows(&mut self) -> Option<Vec<(u64, Shown)>> {
-        self.windows.take_stale(self.current)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use x86::GuestPhys;
-
-    use super::*;
-
-    fn tlb() -> Tlb {
-        let memory = GuestMemory::new(&[(GuestPhys(0), 0x10_0000)]).unwrap();
-        Tlb::new(&Arc::new(memory), 1).unwrap()
-    }
-
-    fn context(cr3: u64, user: bool) -> Context {
-        Context { cr3, user, cr4: 1 << 17, ..Context::default() }
-    }
-
-    #[test]
-    fn contexts_keep_their_own_entries_and_flush_apart() {
-        let mut tlb = tlb();
-        tlb.switch(&context(0x1001, true));
-        tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096, false);
-        assert_eq!(tlb.lookup(Kind::Read, 0x7ff8, 8), Some(RamOffset(0x2ff8)));
-        assert_eq!(tlb.lookup(Kind::Read, 0x7ff9, 8), None, "crosses the page");
-        assert_eq!(tlb.lookup(Kind::Write, 0x7000, 1), None);
-        tlb.switch(&context(0x2002, true));
-        assert_eq!(tlb.lookup(Kind::Read, 0x7000, 8), None);
-        tlb.flush_pcid(2);
-        tlb.switch(&context(0x1001, true));
-        assert!(tlb.lookup(Kind::Read, 0x7000, 8).is_some());
-        let before = tlb.generation();
-        tlb.flush_page(0x7abc);
-        assert_eq!(tlb.lookup(Kind::Read, 0x7000, 8), None);
-        assert_ne!(tlb.generation(), before);
-    }
-
-    #[test]
-    fn kernel_contexts_keep_what_is_global_when_the_space_changes() {
-        let mut tlb = tlb();
-        tlb.switch(&context(0x1001, false));
-        tlb.insert(Kind::Read, 0x7000, RamOffset(0x2000), 4096, false);
-        tlb.insert(Kind::Read, 0x9000, RamOffset(0x3000), 4096, true);
-        tlb.switch(&context(0x2002, false));
-        assert_eq!(tlb.lookup(Kind::Read, 0x7000, 8), None);
-        assert_eq!(tlb.lookup(Kind::Read, 0x9000, 8), Some(RamOffset(0x3000)));
-        tlb.flush_pcid(2);
-        assert!(tlb.lookup(Kind::Read, 0x9000, 8).is_some());
-        tlb.flush_page(0x9000);
-        assert_eq!(tlb.lookup(Kind::Read, 0x9000, 8), None);
-    }
-
-    #[test]
-    fn victims_outlive_the_tlb_by_no_flush() {
-        let mut tlb = tlb();
-        for _ in 0..2 * GENERATIONS {
-            tlb.switch(&context(0x1001, true));
-            tlb.insert(Kind::Write, 0x5000, RamOffset(0x4000), 4096, false);
-            tlb.flush_all();
-            let generation = *tlb.areas.victim_generation(tlb.current);
-            let tags = tlb.areas.victims_mut(tlb.current)[5].tags;
-            assert!(tags.iter().all(|&tag| tag != 0x5000 | generation));
-        }
-    }
-
-    #[test]
-    fn a_page_inside_a_large_one_flushes_the_whole() {
-        let mut tlb = tlb();
-        tlb.switch(&context(0x1001, false));
-        tlb.insert(Kind::Read, 0x20_1000, RamOffset(0x1000), 1 << 21, false);
-        tlb.flush_page(0x3f_f000);
-        assert_eq!(tlb.lookup(Kind::Read, 0x20_1000, 1), None);
-    }
-
-    #[test]
-    fn empty_slots_never_match() {
-        let tlb = tlb();
-        for page in 0..1024u64 {
-            assert_eq!(tlb.lookup(Kind::Read, page << 12, 1), None);
-            assert_eq!(tlb.lookup(Kind::Fetch, !0 << 47 | page << 12, 1), None);
         }
     }
 }
