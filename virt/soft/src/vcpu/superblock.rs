@@ -158,11 +158,19 @@ impl SoftVcpu {
         if !self.may_use_windows() || self.known_superblock(linear).is_some() {
             return false;
         }
+        self.counts_way_out(linear)
+    }
+
+    /// Counts a way out of a path to an address, and lets what it leads to have a superblock if that
+    /// comes often enough. Whether it is to be counted on.
+    fn counts_way_out(&mut self, linear: u64) -> bool {
         let context = self.cpu.bus.tlb.gs_base();
         match self.heat.note((context, linear), self.cpu.bus.retired, HOT_EXITS) {
             Warmth::Cold => return true,
             Warmth::Hot { within } if within < HOT_EXITS_WITHIN => {
-                self.want_superblock_at(linear);
+                if self.known_superblock(linear).is_none() {
+                    self.want_superblock_at(linear);
+                }
             }
             // Seldom: if what follows takes time all the same, samples will tell.
             Warmth::Hot { .. } | Warmth::Hopeless => {}
@@ -180,13 +188,7 @@ impl SoftVcpu {
         let crate::translate::Link { slot, stub, through, .. } = native.link_at(link);
         let (stub, through) = (native.place_address(stub), native.place_address(through));
         let clears = native.clears();
-        let now = self.cpu.bus.retired;
-        let warmth = self.heat.note((context, linear), now, HOT_EXITS);
-        if matches!(warmth, Warmth::Hot { within } if within < HOT_EXITS_WITHIN)
-            && self.known_superblock(linear).is_none()
-        {
-            self.want_superblock_at(linear);
-        }
+        self.counts_way_out(linear);
         let same = self.native.as_ref().is_some_and(|native| native.clears() == clears);
         if same
             && self.heats(context, stub, COUNTED_ELSEWHERE)
