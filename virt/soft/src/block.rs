@@ -16,8 +16,11 @@ use crate::bus::SoftBus;
 
 /// Longest block, in ops.
 pub(crate) const BLOCK_OPS: usize = 48;
-/// Bound on all ops of a vCPU's cache: 40 bytes each.
-const CACHE_OPS: usize = 200_000;
+/// Bound on all ops of a vCPU's cache, where nothing else runs them: 40 bytes each, and half as much again
+/// for their blocks.
+pub(crate) const CACHE_OPS: usize = 200_000;
+/// Likewise, where what runs more than a few times is translated.
+pub(crate) const FEW_CACHE_OPS: usize = 50_000;
 const JUMPS: usize = 4096;
 
 /// Finished hashes of small integer keys; the standard hasher costs more than the look-up saves.
@@ -81,6 +84,7 @@ pub(crate) struct BlockCache {
     by_page: Map<Vec<u32>>,
     jumps: Box<[Jump; JUMPS]>,
     ops: usize,
+    most_ops: usize,
 }
 
 /// Key of a block: place in RAM and code size.
@@ -99,7 +103,8 @@ fn jump_tag(generation: u32, size: CodeSize) -> u64 {
 }
 
 impl BlockCache {
-    pub(crate) fn new() -> Self {
+    /// A cache of so many ops.
+    pub(crate) fn new(most_ops: usize) -> Self {
         Self {
             blocks: Vec::new(),
             free: Vec::new(),
@@ -107,6 +112,7 @@ impl BlockCache {
             by_page: Map::default(),
             jumps: Box::new([NOWHERE; JUMPS]),
             ops: 0,
+            most_ops,
         }
     }
 
@@ -140,7 +146,7 @@ impl BlockCache {
         ops: &[Op<SoftBus>],
         second_page: Option<u64>,
     ) -> u32 {
-        if self.ops + ops.len() > CACHE_OPS {
+        if self.ops + ops.len() > self.most_ops {
             self.clear();
         }
         let bytes = ops.iter().map(|op| u32::from(op.len)).sum();
@@ -196,6 +202,6 @@ impl BlockCache {
 
     /// Drops everything.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new();
+        *self = Self::new(self.most_ops);
     }
 }

@@ -64,6 +64,11 @@ impl Peers {
         })
     }
 
+    /// Whether a context is one of them.
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.known.contains(&Some(index))
+    }
+
     /// Notes the context that became current.
     pub(super) fn note(&mut self, context: &Context, index: usize) {
         let family = family(context);

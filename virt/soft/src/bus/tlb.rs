@@ -11,8 +11,11 @@
 //! unbinds every cached jump into it. Kernel mode has contexts of its own that all address spaces
 //! share: what is global stays in them when CR3 changes, what is not is dropped.
 //!
+//! A context that was not current for long gives its tables up when all of them take much memory.
+//!
 //! Behind each TLB stands a larger table of victims, looked at before the page tables are.
 
+mod idle;
 mod jumps;
 #[cfg(test)]
 mod tests;
@@ -31,9 +34,14 @@ use super::peers::Peers;
 use crate::cache::area::{Areas, TlbEntry};
 use crate::cache::layout::{TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::windows::Windows;
+use idle::JUMP_PAGES;
 
-/// Contexts kept per vCPU.
+/// Contexts kept per vCPU at most.
 const CONTEXTS: usize = 16;
+/// What the tables of a VM's contexts may take before those that were not current for the longest time
+/// give theirs up; so much of it each vCPU may have in any case.
+const TABLES_MIB: usize = 16;
+const LEAST_TABLES_MIB: usize = 6;
 /// A context that stays empty, for when every access must take the slow path.
 const BLIND: usize = CONTEXTS;
 /// Pages that are not global a kernel context keeps track of.
@@ -91,8 +99,8 @@ struct TlbContext {
     stale: bool,
     /// Jump-cache entries in use.
     jumps: Vec<u16>,
-    /// Link slots in use, by the linear address they lead to.
-    links: BTreeMap<u64, Vec<u32>>,
+    /// Linear addresses that link slots in use lead to, with the slots.
+    links: BTreeSet<(u64, u32)>,
     /// Code that holds only while several linear pages are what they were: its host address.
     spread: Vec<(Box<[u64]>, u64)>,
     /// Where superblocks start.
@@ -103,6 +111,10 @@ struct TlbContext {
     shows: u32,
     /// Windows cost it more than they saved.
     refuses_windows: bool,
+    /// Its tables are ready, and cost memory.
+    prepared: bool,
+    /// Pages of its jump cache that cost memory, a bit each.
+    jump_pages: [u64; JUMP_PAGES / 64],
 }
 
 /// All contexts of one vCPU.
@@ -115,6 +127,10 @@ pub(crate) struct Tlb {
     ram: u64,
     /// Where each link slot leads while it is not linked.
     unlinked: Vec<u64>,
+    /// Pages of jump caches that cost memory.
+    jump_pages: usize,
+    /// Pages that contexts' tables may take before those of idle ones go.
+    most_pages: usize,
     windows: Windows,
     pub(super) peers: Peers,
 }
@@ -147,12 +163,14 @@ impl Tlb {
                     aliased: BTreeSet::new(),
                     stale: false,
                     jumps: Vec::new(),
-                    links: BTreeMap::new(),
+                    links: BTreeSet::new(),
                     spread: Vec::new(),
                     bound: Bound::default(),
                     samples: 0,
                     shows: 0,
                     refuses_windows: false,
+                    prepared: false,
+                    jump_pages: [0; JUMP_PAGES / 64],
                 })
                 .collect(),
             current: 0,
@@ -160,6 +178,8 @@ impl Tlb {
             clock: 0,
             ram: memory.host_base() as u64,
             unlinked: Vec::new(),
+            jump_pages: 0,
+            most_pages: (TABLES_MIB / vcpus).max(LEAST_TABLES_MIB) << 8,
             windows: Windows::new(memory.clone(), CONTEXTS + 1, vcpus),
             peers: Peers::default(),
         };
@@ -170,6 +190,7 @@ impl Tlb {
 
     /// Empties a context's tables, which are all zero, before its first use.
     fn prepare(&mut self, index: usize) {
+        self.contexts[index].prepared = true;
         self.areas.tlb_mut(index)[0] = empty(0);
         self.areas.jumps_mut(index)[0] = jumps::no_jump(0);
         *self.areas.victim_generation(index) = 1;
@@ -264,6 +285,7 @@ impl Tlb {
             self.contexts[self.current].space = space(wanted);
         }
         self.peers.note(wanted, self.current);
+        self.limit_tables();
     }
 
     /// Makes a context current that is known to be right.
@@ -314,7 +336,7 @@ impl Tlb {
             .take(CONTEXTS)
             .min_by_key(|(_, context)| context.last_use)
             .expect("there are always contexts");
-        if self.contexts[victim].last_use == 0 {
+        if !self.contexts[victim].prepared {
             self.prepare(victim);
         }
         self.clock += 1;

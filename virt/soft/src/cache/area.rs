@@ -112,6 +112,15 @@ impl Areas {
         result
     }
 
+    /// Gives all pages of a context's tables back to the host; they are zero then.
+    pub(crate) fn give_back(&mut self, context: usize) {
+        let start = self.at(context, 0);
+        // SAFETY: an area without the state page in front, with exclusive access: all of it is tables,
+        // which may hold any numbers. It is advice on whole pages of private mappings of ours.
+        let done = unsafe { libc::madvise(start.cast(), AREA - STATE, libc::MADV_DONTNEED) };
+        assert_eq!(done, 0, "private pages that are not locked can always be dropped");
+    }
+
     /// A place in an area, relative to what GS points at.
     fn at(&self, context: usize, offset: usize) -> *mut u8 {
         assert!(context < self.count && STATE + offset < AREA, "tables are inside their area");

@@ -23,7 +23,7 @@ use interp::{Cpu, Op};
 use irqchip::Lapic;
 use x86::CpuState;
 
-use crate::block::BlockCache;
+use crate::block::{BlockCache, CACHE_OPS, FEW_CACHE_OPS};
 use crate::bus::SoftBus;
 use crate::engine::Execution;
 use crate::shared::{Shared, VcpuShared, attention};
@@ -73,11 +73,13 @@ impl SoftVcpu {
     pub(crate) fn new(shared: Arc<Shared>, index: u32) -> Result<Self, EngineError> {
         let own = shared.vcpus[index as usize].clone();
         let bus = SoftBus::new(shared.clone(), own.clone())?;
+        let native = native_library(&shared)?;
+        let most_ops = if native.is_some() { FEW_CACHE_OPS } else { CACHE_OPS };
         Ok(Self {
             cpu: Cpu::new(CpuState::reset(index), bus),
-            cache: BlockCache::new(),
+            cache: BlockCache::new(most_ops),
             decoded: Vec::new(),
-            native: native_library(&shared)?,
+            native,
             runs: runs::Runs::new(),
             announced: Announced::new(),
             checking: shared.execution == Execution::Check,

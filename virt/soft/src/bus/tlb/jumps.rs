@@ -4,8 +4,7 @@
 //! Invariant: an address's jump and links lead to code of the page of RAM that `TlbContext::code`
 //! says is there, so what leads to a page's code is found by the page.
 
-use std::collections::btree_map::Entry;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::Tlb;
 use crate::cache::area::JumpEntry;
@@ -21,6 +20,11 @@ fn jump_slot(linear: u64) -> usize {
 pub(super) fn no_jump(place: usize) -> JumpEntry {
     JumpEntry { linear: u64::from(place == 0), code: 0 }
 }
+/// The slots that lead to a linear address, among a context's links.
+fn slots_at(linear: u64) -> RangeInclusive<(u64, u32)> {
+    (linear, 0)..=(linear, u32::MAX)
+}
+
 impl Tlb {
     /// What translated code reaches through GS, state first.
     pub(crate) fn state(&mut self) -> &mut NativeState {
@@ -50,8 +54,10 @@ impl Tlb {
         self.code_runs_at(linear & !0xfff, ram_page);
         let place = jump_slot(linear);
         let entry = &mut self.areas.jumps_mut(self.current)[place];
+        let context = &mut self.contexts[self.current];
         if entry.code == 0 {
-            self.contexts[self.current].jumps.push(place as u16);
+            context.jumps.push(place as u16);
+            self.jump_pages += usize::from(context.touch_jump(place));
         }
         *entry = JumpEntry { linear, code };
     }
@@ -63,7 +69,7 @@ impl Tlb {
         }
         self.unlinked[slot as usize] = stub;
         for index in 0..self.contexts.len() {
-            if self.contexts[index].last_use != 0 || index == 0 {
+            if self.contexts[index].prepared {
                 self.areas.links_mut(index)[slot as usize] = stub;
             }
         }
@@ -73,10 +79,7 @@ impl Tlb {
     pub(crate) fn set_link(&mut self, slot: u32, linear: u64, ram_page: u64, code: u64) {
         self.code_runs_at(linear & !0xfff, ram_page);
         self.areas.links_mut(self.current)[slot as usize] = code;
-        let slots = self.contexts[self.current].links.entry(linear).or_default();
-        if !slots.contains(&slot) {
-            slots.push(slot);
-        }
+        self.contexts[self.current].links.insert((linear, slot));
     }
 
     /// After a flush: the code pages of the current context and their pages of RAM, to be compared
@@ -148,7 +151,7 @@ impl Tlb {
 
     /// Lets every slot of a context lead to where it is not linked.
     fn unlink_all(&mut self, index: usize) {
-        for slot in std::mem::take(&mut self.contexts[index].links).into_values().flatten() {
+        for (_, slot) in std::mem::take(&mut self.contexts[index].links) {
             self.areas.links_mut(index)[slot as usize] = self.unlinked[slot as usize];
         }
     }
@@ -161,7 +164,7 @@ impl Tlb {
             entry.code = to;
         }
         let links = areas.links_mut(*current);
-        for &slot in contexts[*current].links.get(&linear).into_iter().flatten() {
+        for &(_, slot) in contexts[*current].links.range(slots_at(linear)) {
             if links[slot as usize] == from {
                 links[slot as usize] = to;
             }
@@ -185,13 +188,10 @@ impl Tlb {
         self.forget_jumps_where(index, |entry| entry.linear & !0xfff == page);
         let Self { areas, contexts, unlinked, .. } = self;
         let links = &mut contexts[index].links;
-        let mut rest = links.split_off(&page);
-        // The last page has no successor.
-        if let Some(next) = page.checked_add(0x1000) {
-            links.append(&mut rest.split_off(&next));
-        }
-        for slot in rest.into_values().flatten() {
-            areas.links_mut(index)[slot as usize] = unlinked[slot as usize];
+        let there: Vec<_> = links.range((page, 0)..=(page | 0xfff, u32::MAX)).copied().collect();
+        for link in there {
+            links.remove(&link);
+            areas.links_mut(index)[link.1 as usize] = unlinked[link.1 as usize];
         }
         let mut gone = Vec::new();
         self.contexts[index].spread.retain(|(pages, code)| {
@@ -212,15 +212,12 @@ impl Tlb {
         self.forget_jumps_where(index, |entry| gone(None, entry.code));
         let Self { areas, contexts, unlinked, .. } = self;
         let links = areas.links_mut(index);
-        contexts[index].links.retain(|_, slots| {
-            slots.retain(|&slot| {
-                let goes = gone(Some(slot), links[slot as usize]);
-                if goes {
-                    links[slot as usize] = unlinked[slot as usize];
-                }
-                !goes
-            });
-            !slots.is_empty()
+        contexts[index].links.retain(|&(_, slot)| {
+            let goes = gone(Some(slot), links[slot as usize]);
+            if goes {
+                links[slot as usize] = unlinked[slot as usize];
+            }
+            !goes
         });
     }
 
@@ -268,17 +265,12 @@ impl Tlb {
             entry.linear = no_jump(place).linear;
         }
         let links = areas.links_mut(index);
-        if let Entry::Occupied(mut slots) = contexts[index].links.entry(linear) {
-            slots.get_mut().retain(|&slot| {
-                let goes = links[slot as usize] == code;
-                if goes {
-                    links[slot as usize] = unlinked[slot as usize];
-                }
-                !goes
-            });
-            if slots.get().is_empty() {
-                slots.remove();
-            }
+        let there = contexts[index].links.range(slots_at(linear));
+        let gone: Vec<_> =
+            there.filter(|(_, slot)| links[*slot as usize] == code).copied().collect();
+        for link in gone {
+            contexts[index].links.remove(&link);
+            links[link.1 as usize] = unlinked[link.1 as usize];
         }
     }
 
@@ -305,8 +297,8 @@ impl Tlb {
             let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
             let used = jumps.filter(|&(place, entry)| jump_slot(entry.linear) == place.into());
             found.extend(used.map(|(_, entry)| entry.code));
-            let links = context.links.values().flatten();
-            let links = links.map(|&slot| (slot, areas.links_mut(index)[slot as usize]));
+            let links = context.links.iter();
+            let links = links.map(|&(_, slot)| (slot, areas.links_mut(index)[slot as usize]));
             // A slot that was linked at two addresses may be on the list of the first one still.
             let used = links.filter(|&(slot, code)| code != unlinked[slot as usize]);
             found.extend(used.map(|(_, code)| code));
