@@ -12,9 +12,8 @@ use engine::EngineError;
 
 use crate::sys::code_mapping::CodeMapping;
 
-/// Bytes of new code that are in the writable view at most, with the pages of older code that branches
-/// were linked on meanwhile.
-const VIEWED: usize = 1 << 20;
+/// Pages of the writable view that are in the process's page tables at once.
+const VIEWED_PAGES: usize = 512;
 
 /// Translated code.
 pub(crate) struct CodeMemory {
@@ -28,8 +27,9 @@ pub(crate) struct CodeMemory {
     current: usize,
     used: usize,
     cold_used: usize,
-    /// Bytes added since the writable view was empty.
-    added: usize,
+    /// Pages written since the writable view was empty: a bit each, and their number.
+    viewed: Box<[u64]>,
+    viewed_pages: usize,
 }
 
 impl CodeMemory {
@@ -44,8 +44,17 @@ impl CodeMemory {
         let mut mapping = CodeMapping::new(c"translated code", length)?;
         mapping.write(0, shared);
         let shared = shared.len().next_multiple_of(16);
-        let mut code =
-            Self { mapping, regions, shared, cold, current: 0, used: 0, cold_used: 0, added: 0 };
+        let mut code = Self {
+            mapping,
+            regions,
+            shared,
+            cold,
+            current: 0,
+            used: 0,
+            cold_used: 0,
+            viewed: vec![0; length.div_ceil(64 * 4096)].into(),
+            viewed_pages: 0,
+        };
         code.begin(0);
         Ok(code)
     }
@@ -68,7 +77,8 @@ impl CodeMemory {
     /// Until it is written again, code is in the process's page tables once.
     fn release_view(&mut self) {
         self.mapping.release_view();
-        self.added = 0;
+        self.viewed.fill(0);
+        self.viewed_pages = 0;
     }
 
     fn hot_part(&self, region: usize) -> Range<usize> {
@@ -148,10 +158,6 @@ impl CodeMemory {
         );
         self.write(start, code);
         self.write(cold_start, cold);
-        self.added += code.len() + cold.len();
-        if self.added > VIEWED {
-            self.release_view();
-        }
     }
 
     /// Four bytes of code.
@@ -164,5 +170,14 @@ impl CodeMemory {
     pub(crate) fn write(&mut self, place: u32, bytes: &[u8]) {
         assert!(place as usize >= self.shared, "shared code never changes");
         self.mapping.write(place as usize, bytes);
+        for page in place as usize / 4096..(place as usize + bytes.len()).div_ceil(4096) {
+            let word = &mut self.viewed[page / 64];
+            let bit = 1 << (page % 64);
+            self.viewed_pages += usize::from(*word & bit == 0);
+            *word |= bit;
+        }
+        if self.viewed_pages > VIEWED_PAGES {
+            self.release_view();
+        }
     }
 }
