@@ -27,6 +27,7 @@ use machine::{Guest, Outcome};
 use plan::Task;
 
 pub(crate) use pack::build_workloads;
+pub(crate) use tree::find;
 
 /// What to measure and how.
 #[derive(Args, Clone, Debug)]

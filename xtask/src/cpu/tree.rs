@@ -87,7 +87,7 @@ fn linked(text: &str) -> Vec<PathBuf> {
 }
 
 /// A program's file: on the system's own path, or where the compiler keeps it.
-pub(super) fn find(program: &str) -> Result<PathBuf> {
+pub(crate) fn find(program: &str) -> Result<PathBuf> {
     let mut places: Vec<PathBuf> =
         ["/usr/bin", "/bin", "/usr/local/bin"].map(|folder| Path::new(folder).join(program)).into();
     if program == "cc1" {
