@@ -13,7 +13,7 @@ use engine::EngineError;
 use crate::sys::code_mapping::CodeMapping;
 
 /// Pages of the writable view that are in the process's page tables at once.
-const VIEWED_PAGES: usize = 512;
+const VIEWED_PAGES: usize = 1024;
 
 /// Translated code.
 pub(crate) struct CodeMemory {
