@@ -6,7 +6,7 @@
 
 use iced_x86::{Code, Encoder, Instruction, OpKind, Register};
 
-use crate::layout::{CODE_PAGES, PAGE};
+use crate::layout::{ALL_UNDEFINED, CODE_PAGES, PAGE};
 
 /// A place in the code, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub(crate) enum Goal {
 
 #[derive(Clone, Debug)]
 enum Entry {
-    Code(Instruction, Goal),
+    /// With the status flags that are undefined before it.
+    Code(Instruction, Goal, u8),
     Label(Label),
     /// So many bytes before the end of the page.
     PageEnd(u64),
@@ -51,6 +52,8 @@ pub(crate) struct Placed {
     pub(crate) bytes: Vec<u8>,
     /// By offset: length of the instruction there.
     pub(crate) lengths: Vec<u8>,
+    /// By offset: status flags undefined before the instruction there; all of them inside one.
+    pub(crate) undefined: Vec<u8>,
     labels: Vec<u64>,
     ends: Vec<u64>,
 }
@@ -81,9 +84,10 @@ impl Listing {
         self.entries.push(Entry::PageEnd(bytes));
     }
 
-    pub(crate) fn add(&mut self, instruction: Instruction, goal: Goal) {
+    /// `undefined`: status flags that are undefined before it, as `layout::UNDEFINED` has them.
+    pub(crate) fn add(&mut self, instruction: Instruction, goal: Goal, undefined: u8) {
         self.instructions += 1;
-        self.entries.push(Entry::Code(instruction, goal));
+        self.entries.push(Entry::Code(instruction, goal, undefined));
     }
 
     /// Gives everything its place; `None` if it does not fit.
@@ -102,6 +106,7 @@ impl Listing {
         let mut placed = Placed {
             bytes: Vec::new(),
             lengths: vec![0; size],
+            undefined: vec![ALL_UNDEFINED; size],
             labels: vec![0; self.labels],
             ends: vec![0; self.labels],
         };
@@ -118,12 +123,13 @@ impl Listing {
                     let wanted = page_end - bytes;
                     at = if wanted >= at { wanted } else { wanted + PAGE };
                 }
-                Entry::Code(instruction, goal) => {
+                Entry::Code(instruction, goal, undefined) => {
                     let length = encode(instruction, *goal, at, at, self.narrow)?.len() as u64;
                     if at + length > size as u64 {
                         return None;
                     }
                     placed.lengths[at as usize] = length as u8;
+                    placed.undefined[at as usize] = *undefined;
                     at += length;
                     for label in fresh.drain(..) {
                         placed.ends[label.0] = at;
@@ -146,7 +152,7 @@ impl Listing {
                     let wanted = (at / PAGE + 1) * PAGE - before;
                     at = if wanted >= at { wanted } else { wanted + PAGE };
                 }
-                Entry::Code(instruction, goal) => {
+                Entry::Code(instruction, goal, _) => {
                     let target = match *goal {
                         Goal::None => at,
                         Goal::Branch(label) | Goal::At(label) => placed.labels[label.0],
@@ -165,7 +171,7 @@ impl Listing {
 
 impl Entry {
     fn lengthen(&mut self) {
-        let Self::Code(instruction, _) = self else { panic!("only branches can be too short") };
+        let Self::Code(instruction, ..) = self else { panic!("only branches can be too short") };
         assert!(instruction.is_jcc_short() || instruction.is_jmp_short(), "{instruction:?}");
         instruction.as_near_branch();
     }

@@ -1,6 +1,7 @@
 //! The guest's own exception handler: notes what it was told, repairs or skips, returns.
 //!
-//! Vector, error code, RIP, RFLAGS, CR2 and RSP go into a ring and into a running hash. #UD ends the
+//! Status flags that are undefined where the fault came up are cleared, by a table. Vector, error
+//! code, RIP, RFLAGS, CR2 and RSP go into a ring and into a running hash. #UD ends the
 //! program; #NM clears CR0.TS; #MF clears the x87 exceptions; #DE exchanges two data pages and the
 //! code page's twin; a write to the read-only page is sometimes allowed. What is not repaired is
 //! skipped: a table says how long each instruction is.
@@ -11,7 +12,7 @@ use memory::GuestMemory;
 
 use crate::layout::{
     DIRECT, GDT, HANDLER, HANDLER_STACK, IDT, IMAGE_TABLE, LENGTHS, LOG, Places, READ_ONLY, TSS,
-    TWIN, write,
+    TWIN, UNDEFINED, UNDEFINED_OF, write,
 };
 
 /// Faults after which the program ends.
@@ -90,6 +91,10 @@ fn note(asm: &mut CodeAssembler) -> Result<(), IcedError> {
     asm.push(rcx)?;
     asm.push(rdx)?;
     asm.push(rsi)?;
+    asm.movzx(eax, word_ptr(rsp + 48))?;
+    asm.mov(rdx, DIRECT + UNDEFINED)?;
+    asm.movzx(eax, byte_ptr(rdx + rax))?;
+    clear_undefined(asm, 64)?;
     asm.mov(rsi, DIRECT + LOG)?;
     asm.mov(rdx, qword_ptr(rsi))?;
     asm.inc(qword_ptr(rsi))?;
@@ -108,6 +113,21 @@ fn note(asm: &mut CodeAssembler) -> Result<(), IcedError> {
     asm.mov(rax, cr2)?;
     keep(asm, 40)?;
     asm.mov(qword_ptr(rsi + 8), rcx)
+}
+
+/// Clears flags in RFLAGS' image on the stack: EAX has them as the table has. Loses ECX.
+pub(crate) fn clear_undefined(asm: &mut CodeAssembler, rflags: i32) -> Result<(), IcedError> {
+    let wide = asm.bitness() == 64;
+    asm.mov(ecx, eax)?;
+    asm.and(eax, !i32::from(UNDEFINED_OF))?;
+    asm.and(ecx, i32::from(UNDEFINED_OF))?;
+    asm.shl(ecx, 8)?;
+    asm.or(eax, ecx)?;
+    asm.not(eax)?;
+    match wide {
+        true => asm.and(dword_ptr(rsp + rflags), eax),
+        false => asm.and(dword_ptr(esp + rflags), eax),
+    }
 }
 
 fn dispatch(asm: &mut CodeAssembler, places: &Places) -> Result<(), IcedError> {

@@ -54,6 +54,12 @@ pub(crate) const PML4: u64 = 0x1000;
 /// The image's page table.
 pub(crate) const IMAGE_TABLE: u64 = 0x5000;
 pub(crate) const POOL: u64 = 0x4_0000;
+/// A byte for every byte of the image's first 64 KiB: the status flags that are undefined there, as
+/// RFLAGS' low byte has them, and OF as `UNDEFINED_OF`.
+pub(crate) const UNDEFINED: u64 = 0x8_0000;
+pub(crate) const UNDEFINED_OF: u8 = 1 << 3;
+/// All of them.
+pub(crate) const ALL_UNDEFINED: u8 = 0xd5 | UNDEFINED_OF;
 
 pub(crate) const CR3: u64 = PML4;
 

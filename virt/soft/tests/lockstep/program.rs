@@ -1,11 +1,9 @@
 //! Random guest programs: nests of loops over random steps, functions, and an end.
 
-use iced_x86::{
-    Code, CpuidFeature, Instruction, InstructionInfoFactory, OpKind, Register, RflagsBits,
-};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, OpKind, Register, RflagsBits};
 
 use crate::code::{Goal, Label, Listing, branch};
-use crate::layout::{COUNTERS, DATA, IMAGES, PAGE, TABLES};
+use crate::layout::{COUNTERS, DATA, IMAGES, PAGE, TABLES, UNDEFINED_OF};
 use crate::opcodes::Opcodes;
 use crate::operand::{Address, Roles};
 use crate::random::Random;
@@ -237,7 +235,7 @@ impl Writer<'_> {
             }
         };
         self.define_flags_unless_whole();
-        self.listing.add(branch(jump), Goal::Branch(top));
+        self.listing.add(branch(jump), Goal::Branch(top), 0);
     }
 
     /// Stores and address arithmetic between a compare and its branch: they keep the flags.
@@ -276,20 +274,16 @@ impl Writer<'_> {
         }
     }
 
-    /// Adds an instruction; first defines the flags it might show.
+    /// Adds an instruction; first defines the flags it reads, or all where it goes elsewhere. It may
+    /// fault while flags are undefined: the handler clears those.
     pub(crate) fn emit(&mut self, ins: Instruction, goal: Goal) {
-        let info = self.factory.info(&ins);
-        let shows = !info.used_memory().is_empty()
-            || ins.rflags_read() & self.undefined != 0
-            || ins.flow_control() != iced_x86::FlowControl::Next
-            || !plain_registers(&ins)
-            || ins.is_privileged()
-            || ins.rflags_read() & (RflagsBits::IF | RflagsBits::DF) != 0;
-        if self.undefined != 0 && shows {
-            self.define_flags();
+        let shows = ins.rflags_read() & self.undefined != 0
+            || ins.flow_control() != iced_x86::FlowControl::Next;
+        if shows {
+            self.define_flags_unless_whole();
         }
+        self.listing.add(ins, goal, in_table(self.undefined));
         self.undefined = still_undefined(self.undefined, &ins);
-        self.listing.add(ins, goal);
     }
 
     pub(crate) fn plain(&mut self, ins: Instruction) {
@@ -321,8 +315,13 @@ impl Writer<'_> {
             (Register::RAX, Code::Test_rm64_r64),
             (Register::EAX, Code::Test_rm32_r32),
         ]);
-        self.undefined = 0;
-        self.listing.add(with_regs(code, first + a, first + b), Goal::None);
+        self.add_definer(with_regs(code, first + a, first + b));
+    }
+
+    /// Adds what gives every status flag a value.
+    pub(crate) fn add_definer(&mut self, ins: Instruction) {
+        let undefined = std::mem::take(&mut self.undefined);
+        self.listing.add(ins, Goal::None, in_table(undefined));
     }
 
     /// Slots of the code tables for labels, in a row; `None` if there are no more.
@@ -337,16 +336,17 @@ impl Writer<'_> {
     }
 }
 
-/// Whether only general registers take part, none of which can trap.
-fn plain_registers(ins: &Instruction) -> bool {
-    use iced_x86::Mnemonic as M;
-    let general = (0..ins.op_count())
-        .all(|index| ins.op_kind(index) != OpKind::Register || ins.op_register(index).is_gpr());
-    // VZEROUPPER and most x87 instructions name no operand, yet the unit may be away.
-    let x87 = ins.cpuid_features().iter().any(|feature| {
-        matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387)
-    });
-    general && ins.op_count() > 0 && !x87 && !matches!(ins.mnemonic(), M::Div | M::Idiv)
+/// Flags as the handler's table has them.
+fn in_table(undefined: u32) -> u8 {
+    let pairs = [
+        (RflagsBits::SF, 0x80),
+        (RflagsBits::ZF, 0x40),
+        (RflagsBits::AF, 0x10),
+        (RflagsBits::PF, 0x04),
+        (RflagsBits::CF, 0x01),
+        (RflagsBits::OF, UNDEFINED_OF),
+    ];
+    pairs.iter().filter(|(flag, _)| undefined & flag != 0).map(|(_, bit)| bit).sum()
 }
 
 /// Flags undefined after an instruction, given those before. AF after AND, OR, XOR, TEST is clear

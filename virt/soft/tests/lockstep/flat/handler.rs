@@ -9,8 +9,8 @@ use iced_x86::code_asm::*;
 use memory::GuestMemory;
 
 use super::DESCRIPTORS;
-use crate::handler::{MOST_FAULTS, stubs};
-use crate::layout::{GDT, HANDLER, HANDLER_STACK, IDT, LENGTHS, LOG, TSS, write};
+use crate::handler::{MOST_FAULTS, clear_undefined, stubs};
+use crate::layout::{GDT, HANDLER, HANDLER_STACK, IDT, LENGTHS, LOG, TSS, UNDEFINED, write};
 
 /// Where the frame begins, behind what the handler pushes: DS and eight registers.
 const FRAME: i32 = 36;
@@ -57,6 +57,9 @@ fn assemble(direct: u32) -> Result<(Vec<u8>, Vec<u64>), IcedError> {
 }
 
 fn note(asm: &mut CodeAssembler, direct: u32) -> Result<(), IcedError> {
+    asm.movzx(eax, word_ptr(esp + FRAME + 8))?;
+    asm.movzx(eax, byte_ptr(eax + (direct + UNDEFINED as u32)))?;
+    clear_undefined(asm, FRAME + 16)?;
     asm.mov(esi, direct + LOG as u32)?;
     asm.inc(dword_ptr(esi))?;
     asm.mov(ecx, dword_ptr(esi + 8))?;

@@ -215,7 +215,7 @@ impl Writer<'_> {
         self.quiet_32();
         let jump = self.random.pick(&[Code::Jne_rel32_32, Code::Jne_rel8_32]);
         assert_eq!(self.undefined, 0, "what ends a loop defines its flags");
-        self.listing.add(branch(jump), Goal::Branch(top));
+        self.listing.add(branch(jump), Goal::Branch(top), 0);
     }
 
     /// Gives every status flag a value.
@@ -225,8 +225,7 @@ impl Writer<'_> {
             (Register::AX, Code::Cmp_rm16_r16),
             (Register::EAX, Code::Test_rm32_r32),
         ]);
-        self.undefined = 0;
-        self.listing.add(with_regs(code, first + a, first + b), Goal::None);
+        self.add_definer(with_regs(code, first + a, first + b));
     }
 
     /// Sets every pointer to a place of any image.
