@@ -196,8 +196,8 @@ impl SoftVcpu {
         let after_mov_ss = state.mov_ss_shadow;
         state.sti_shadow = false;
         state.mov_ss_shadow = false;
-        if !resume && !after_mov_ss && state.dr7 & Dr7::ANY_ENABLED.bits() != 0 {
-            let hits = self.cpu.instruction_breakpoints(self.linear_rip());
+        if !resume && state.dr7 & Dr7::ANY_ENABLED.bits() != 0 {
+            let hits = self.cpu.instruction_breakpoints(self.linear_rip(), after_mov_ss);
             if hits != 0 {
                 return self.fetch_fault(Exception::debug(hits));
             }

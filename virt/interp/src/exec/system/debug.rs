@@ -5,6 +5,7 @@
 
 use x86::{Cr4, Dr6, Dr7, Exception, Flags};
 
+use super::cpuid::is_amd;
 use crate::bus::Bus;
 use crate::cpu::{Cpu, Exec, Stop, Trap};
 use crate::op::Op;
@@ -73,9 +74,13 @@ impl<B: Bus> Cpu<B> {
         })
     }
 
-    /// DR6 bits of the instruction breakpoints at a linear address; none under RFLAGS.RF.
-    pub fn instruction_breakpoints(&self, linear_rip: u64) -> u64 {
+    /// DR6 bits of the instruction breakpoints at a linear address; none under RFLAGS.RF. Behind MOV
+    /// or POP SS Intel's processors pass over them (SDM vol. 3, 6.8.3), AMD's do not.
+    pub fn instruction_breakpoints(&mut self, linear_rip: u64, after_mov_ss: bool) -> u64 {
         if self.state.dr7 & Dr7::ANY_ENABLED.bits() == 0 || self.has_flag(Flags::RF) {
+            return 0;
+        }
+        if after_mov_ss && !is_amd(&mut self.bus) {
             return 0;
         }
         self.breakpoints(0).filter(|hit| hit.1 == linear_rip).fold(0, |hits, b| hits | 1 << b.0)

@@ -208,3 +208,14 @@ fn far_jumps_have_no_64_bit_offset_on_amd() {
         assert_eq!(cpu.rip(), target);
     }
 }
+
+#[test]
+fn only_intel_passes_over_a_breakpoint_behind_mov_ss() {
+    for (vendor, hits) in VENDORS.into_iter().zip([1, 0]) {
+        let mut cpu = of(vendor, CodeSize::Bits64, &[0x90]);
+        cpu.state.dr[0] = CODE;
+        cpu.state.dr7 |= 1;
+        assert_eq!(cpu.instruction_breakpoints(CODE, false), 1);
+        assert_eq!(cpu.instruction_breakpoints(CODE, true), hits);
+    }
+}

@@ -202,10 +202,10 @@ fn breakpoint_conditions() {
     cpu.state.dr = [0x1000, 0x61, 0x1000, 0];
     // 0: execute, enabled; 1: I/O, one byte, enabled; 2: execute, disabled.
     cpu.state.dr7 = Dr7::FIXED | 1 | 4 | 2 << 20;
-    assert_eq!(cpu.instruction_breakpoints(0x1000), 1);
-    assert_eq!(cpu.instruction_breakpoints(0x1001), 0);
+    assert_eq!(cpu.instruction_breakpoints(0x1000, false), 1);
+    assert_eq!(cpu.instruction_breakpoints(0x1001, false), 0);
     cpu.state.rflags |= Flags::RF.bits();
-    assert_eq!(cpu.instruction_breakpoints(0x1000), 0);
+    assert_eq!(cpu.instruction_breakpoints(0x1000, false), 0);
     assert_eq!(cpu.port_breakpoints(0x60, 4), 0, "CR4.DE is clear");
     cpu.state.cr4 |= Cr4::DE.bits();
     assert_eq!((cpu.port_breakpoints(0x60, 4), cpu.port_breakpoints(0x62, 1)), (2, 0));
