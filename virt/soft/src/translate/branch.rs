@@ -200,6 +200,18 @@ impl Emitter<'_> {
         }
     }
 
+    /// A call of what is not canonical is the interpreter's: it must fail before it pushes.
+    pub(super) fn check_target(&mut self, index: usize) {
+        if !self.is_wide() {
+            return;
+        }
+        self.clobber(index);
+        let site = self.site(SiteKind::Interpret, index);
+        self.asm.mov(S1, S0);
+        let from = self.asm.unless_canonical(S1);
+        self.stubs.push(Stub::Leave { from, site });
+    }
+
     /// JMP r/m64.
     pub(super) fn jump_indirect(&mut self, index: usize, fact: &Fact) {
         self.load_target(index, fact);
@@ -210,6 +222,7 @@ impl Emitter<'_> {
     /// CALL r/m64.
     pub(super) fn call_indirect(&mut self, index: usize, fact: &Fact) {
         self.load_target(index, fact);
+        self.check_target(index);
         self.asm.store(Mem::Gs(at::TEMP), S0);
         self.push_return(index, fact);
         self.move_rsp(-self.word());

@@ -224,6 +224,7 @@ impl Emitter<'_> {
             }
             Kind::CallIndirect => {
                 self.load_target(index, fact);
+                self.check_target(index);
                 self.asm.store(Mem::Gs(at::TEMP), S0);
                 self.push_return(index, fact);
                 self.asm.load(S0, Mem::Gs(at::TEMP));

@@ -326,6 +326,9 @@ impl Writer<'_> {
             self.plain(with1r(Code::Push_r64, Register::RDX));
         }
         let slot = self.random.pick(&self.function_slots[index].clone());
+        if !self.pops[index] && self.random.once_in(6) {
+            return self.call_perhaps_nowhere(target);
+        }
         match self.random.below(5) {
             0 => {
                 let mut call = Instruction::new();
@@ -347,6 +350,30 @@ impl Writer<'_> {
             }
             _ => self.emit(branch(Code::Call_rel32_64), Goal::Branch(target)),
         }
+    }
+
+    /// A call of a function, or of what is not canonical, by the flags: then nothing may be pushed.
+    fn call_perhaps_nowhere(&mut self, target: Label) {
+        let (first, second) = (free(self.random, &self.roles), free(self.random, &self.roles));
+        let (Some(first), Some(second)) = (first, second) else { return };
+        if first == second {
+            return;
+        }
+        let (register, other) = (Register::RAX + first, Register::RAX + second);
+        let nowhere = self.random.pick(&[0x1234_5678_9abc_def0, 1 << 47, -1 << 48]);
+        self.define_flags_unless_whole();
+        self.plain(with_reg_imm(Code::Mov_r64_imm64, other, nowhere));
+        self.at(lea(register, Address::based(0, 0)), Address::relative(Goal::At(target)));
+        let code = self.random.pick(&[Code::Cmovb_r64_rm64, Code::Cmove_r64_rm64]);
+        self.plain(with_regs(code, register, other));
+        if self.random.once_in(2) {
+            return self.plain(with1r(Code::Call_rm64, register));
+        }
+        // From where the call is about to push.
+        let mut store = with2m(Code::Mov_rm64_r64, OpKind::Register);
+        store.set_op1_register(register);
+        self.at(store, Address::based(4, -8));
+        self.at(with2m(Code::Call_rm64, OpKind::Memory), Address::based(4, -8));
     }
 
     /// A branch over some steps.
