@@ -125,6 +125,9 @@ fn takes_part(code: Code) -> bool {
                 | M::Vmaskmovdqu | M::Xlatb | M::Fnstenv | M::Fldenv | M::Fnsave | M::Frstor
                 // Underflows by rules of its own.
                 | M::Vcvtps2ph
+                // Which flags of MXCSR an unmasked exception of one stage leaves of the other is
+                // each processor's own.
+                | M::Dpps | M::Dppd | M::Vdpps | M::Vdppd
                 // Whole conditions of their own.
                 | M::Loop | M::Loope | M::Loopne | M::Jrcxz | M::Jecxz
         )
