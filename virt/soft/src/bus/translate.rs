@@ -170,7 +170,7 @@ impl SoftBus {
     }
 
     /// Caches what needs no further check.
-    fn fill(&mut self, kind: Kind, linear: u64, page: RamOffset, found: &Translation) {
+    pub(super) fn fill(&mut self, kind: Kind, linear: u64, page: RamOffset, found: &Translation) {
         if kind == Kind::Write {
             self.memory.dirty().set(page.0 >> 12);
             self.note_written(page.0 >> 12);

@@ -1,4 +1,5 @@
-//! Which pages windows show: those that the guest's page tables let pass without a change.
+//! Which pages windows show, and checks that accesses share may fill the TLB for: those that the
+//! guest's page tables let pass without a change.
 
 use ::memory::GuestPhys;
 use x86::addr::PAGE_SIZE;
@@ -31,6 +32,21 @@ impl<T: TableMemory> TableMemory for Unchanged<T> {
 }
 
 impl SoftBus {
+    /// Fills the TLB for stores near a linear address, if its page is dirty already. False: no table
+    /// has been changed.
+    pub(crate) fn fill_dirty(&mut self, linear: u64) -> bool {
+        let mut tables = Unchanged { tables: self.tables(), wanted: false };
+        let access = WalkAccess { write: true, fetch: false, user: self.context.user };
+        let Ok(found) = self.walk_in(&mut tables, linear, access) else { return false };
+        let wanted = tables.wanted;
+        drop(tables);
+        let Some((page, _)) = self.memory.locate(found.page).filter(|_| !wanted) else {
+            return false;
+        };
+        self.fill(Kind::Write, linear, page, &found);
+        true
+    }
+
     /// What may be shown at a linear page: nothing unless it was accessed before, writable only if
     /// it is dirty and holds no code.
     fn showable(&self, page: u64) -> Option<Shown> {

@@ -3,8 +3,9 @@
 //! Accesses at constant distances from one symbol (see `values`) form a group; its first access
 //! checks the whole range, the others use the host address it found.
 //!
-//! Invariant: a group's range lies in one page or its check fails, and then the block is left for
-//! one without groups, before anything happened.
+//! Invariant: a group's range lies in one page, which is dirty already if one of its accesses is a
+//! store, or its check fails: then the block is left for one without groups, before anything
+//! happened.
 
 use super::facts::{Fact, Kind};
 use super::registers::RSP;
@@ -71,7 +72,7 @@ pub(crate) fn find(facts: &[Fact]) -> Groups {
             if taken[other] || candidate.symbol != start.symbol || candidate.era != start.era {
                 continue;
             }
-            // A store that may not come must not mark its page dirty.
+            // A store that may not come must not ask for a page that can be written, and is dirty.
             if candidate.write && !write && candidate.passed != start.passed {
                 continue;
             }

@@ -357,15 +357,21 @@ impl SoftVcpu {
     pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> bool {
         self.follow_side();
         let Some(native) = self.native.as_ref() else { return false };
-        let SiteKind::Access { write, size, .. } = native.site(site).kind else { return false };
+        let SiteKind::Access { write, size, grouped } = native.site(site).kind else {
+            return false;
+        };
         if (linear & 0xfff) + u64::from(size) > 4096
             || self.cpu.mode != Mode::Long && linear >> 32 != 0
         {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
-        self.cpu.bus.translate(kind, linear).is_ok()
-            && self.cpu.bus.tlb.lookup(kind, linear, u64::from(size)).is_some()
+        let filled = match (grouped, kind) {
+            // What makes a page dirty is a store: that of a shared check may never come.
+            (true, Kind::Write) => self.cpu.bus.fill_dirty(linear),
+            _ => self.cpu.bus.translate(kind, linear).is_ok(),
+        };
+        filled && self.cpu.bus.tlb.lookup(kind, linear, u64::from(size)).is_some()
     }
 
     /// INVLPG. False: not here, because code must be looked at before it goes on. It serialises.

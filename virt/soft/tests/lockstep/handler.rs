@@ -2,8 +2,8 @@
 //!
 //! Status flags that are undefined where the fault came up are cleared, by a table. Vector, error
 //! code, RIP, RFLAGS, CR2 and RSP go into a ring and into a running hash. #UD ends the
-//! program; #NM clears CR0.TS; #MF clears the x87 exceptions; #DE exchanges two data pages and the
-//! code page's twin; a write to the read-only page is sometimes allowed. What is not repaired is
+//! program; #NM clears CR0.TS; #MF clears the x87 exceptions; #DE exchanges two data pages, which are clean
+//! then, and the code page's twin; a write to the read-only page is sometimes allowed. What is not repaired is
 //! skipped: a table says how long each instruction is.
 
 use iced_x86::IcedError;
@@ -18,6 +18,8 @@ use crate::layout::{
 /// Faults after which the program ends.
 pub(crate) const MOST_FAULTS: i32 = 3000;
 const VECTORS: u64 = 32;
+/// All but the dirty bit of an entry.
+const CLEAN: i32 = !0x40;
 /// Present interrupt gates with IST 1.
 const GATE: u64 = 0x8e01;
 
@@ -167,7 +169,9 @@ fn dispatch(asm: &mut CodeAssembler, places: &Places) -> Result<(), IcedError> {
     asm.set_label(&mut divide)?;
     asm.mov(rdx, DIRECT + IMAGE_TABLE)?;
     asm.mov(rax, qword_ptr(rdx + 9 * 8))?;
+    asm.and(rax, CLEAN)?;
     asm.xchg(qword_ptr(rdx + 10 * 8), rax)?;
+    asm.and(rax, CLEAN)?;
     asm.mov(qword_ptr(rdx + 9 * 8), rax)?;
     asm.xor(qword_ptr(rdx + TWIN as i32 * 8), places.twin_difference() as i32)?;
     asm.jmp(flush_and_skip)?;

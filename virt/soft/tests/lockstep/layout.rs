@@ -66,6 +66,7 @@ pub(crate) const CR3: u64 = PML4;
 pub(crate) const PRESENT: u64 = 1;
 pub(crate) const WRITABLE: u64 = 2;
 pub(crate) const USER: u64 = 4;
+pub(crate) const ACCESSED: u64 = 0x20;
 pub(crate) const ACCESSED_DIRTY: u64 = 0x60;
 pub(crate) const LARGE: u64 = 0x80;
 

@@ -9,6 +9,7 @@
 //! `ONEROOF_LOCKSTEP_CASES` sets how many programs run, `ONEROOF_LOCKSTEP_SEED` where they start.
 
 mod code;
+mod dirty;
 mod flat;
 mod handler;
 mod kernel;

@@ -166,8 +166,8 @@ impl Case {
                 |ram: &[u8]| u64::from_le_bytes(ram[at..at + 8].try_into().expect("eight bytes"));
             let (mut a, mut b) = (word(&one.ram), word(&other.ram));
             if (at as u64) < HANDLER {
-                // Accessed and dirty bits may be set ahead of an access that is then not made.
-                let used = ACCESSED_DIRTY | ACCESSED_DIRTY << 32;
+                // Accessed bits may be set ahead of an access that is then not made; dirty ones not.
+                let used = ACCESSED | ACCESSED << 32;
                 a &= !used;
                 b &= !used;
             }
