@@ -12,9 +12,19 @@ pub(crate) struct Entry {
     /// Extra options for QEMU.
     pub(crate) qemu: Vec<String>,
     pub(crate) arch: Option<String>,
+    /// What must hold on the host: files and their contents.
+    pub(crate) check: Vec<String>,
 }
 
 impl Entry {
+    /// Whether it asks for something that a parameter of KVM's gives and our machine lacks. The
+    /// suite's own runner skips such an entry where the parameter is off; nothing in the guest need
+    /// tell (AMD's CPUID cannot say that there are no counters).
+    pub(crate) fn asks_for_more(&self) -> bool {
+        const LACKING: [&str; 2] = ["kvm/parameters/enable_pmu=Y", "enable_vmware_backdoor=Y"];
+        self.check.iter().any(|check| LACKING.iter().any(|lacking| check.ends_with(lacking)))
+    }
+
     /// Memory size as `-m` asks for it, 128 MiB as QEMU's default.
     pub(crate) fn memory(&self) -> String {
         let after = |flag: &str| {
@@ -60,6 +70,7 @@ pub(crate) fn parse(text: &str) -> Vec<Entry> {
             "file" => entry.file = value.into(),
             "smp" => entry.smp = value.parse().unwrap_or(4),
             "arch" => entry.arch = Some(value.into()),
+            "check" => entry.check = value.split_whitespace().map(str::to_owned).collect(),
             "test_args" => entry.arguments = value.trim_matches(['\'', '"']).into(),
             "qemu_params" | "extra_params" => {
                 entry.qemu = value.split_whitespace().map(str::to_owned).collect();
@@ -77,12 +88,14 @@ mod tests {
     #[test]
     fn sections_values_and_quotes() {
         let text = "# c\n[a]\nfile = a.flat\nsmp = 2\n[b]\nfile=b.flat\ntest_args = 'x y'\n\
-                    qemu_params = -cpu max -m 2048\narch = x86_64\n";
+                    qemu_params = -cpu max -m 2048\narch = x86_64\n\
+                    check = /sys/module/kvm/parameters/enable_pmu=Y /proc/x=0\n";
         let entries = parse(text);
         assert_eq!(entries.len(), 2);
         assert_eq!((entries[0].smp, entries[0].memory()), (2, "128M".into()));
         assert_eq!(entries[1].arguments, "x y");
         assert_eq!(entries[1].memory(), "2048M");
+        assert_eq!(entries.iter().map(Entry::asks_for_more).collect::<Vec<_>>(), [false, true]);
         assert_eq!(entries[1].vendor(), None);
         let amd = parse("[c]\nqemu_params = -m 1 -cpu max,vendor=AuthenticAMD,+x\n");
         assert_eq!(amd[0].vendor(), Some("amd"));

@@ -60,7 +60,8 @@ pub(crate) fn document(rows: &[Row]) -> String {
          and on QEMU TCG in the same run. Made by `cargo xtask kut DIR --write \
          docs/kvm-unit-tests.md`, where DIR is a checkout of the public repository \
          kvm-unit-tests/kvm-unit-tests after `./configure && make`.\n\n\
-         `skip` is the test's own word: what it would test is not announced. `no start` means \
+         `skip` is the test's own word: what it would test is not announced; or that of its \
+         `check`, which asks for a parameter of KVM's that has no counterpart here. `no start` means \
          that the machine did not begin (QEMU's `-cpu host` and `-enable-kvm` without KVM). The \
          last column gives the reason where soft does not pass, and else what the test printed.\n\n",
     );

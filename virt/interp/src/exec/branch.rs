@@ -6,14 +6,16 @@
 //! limit; which branches those are, the decoder knows. Invariant: nothing changes before the target
 //! is checked.
 
-use x86::Cr4;
+use x86::{Cr4, Exception};
 
-use crate::bus::Bus;
-use crate::cpu::{Cpu, Exec, Mode};
+use super::system::cpuid::is_amd;
+use crate::bus::{Access, Bus};
+use crate::cpu::{Cpu, Exec, Mode, Stop, Trap};
 use crate::op::{Op, OpFlags, slot};
 use crate::width::Width;
 
 const CS: u8 = 1;
+const SS: u8 = 2;
 const RCX: u8 = 1;
 
 /// #UD outside protected mode: VEX-encoded instructions.
@@ -130,7 +132,9 @@ pub fn call_to<B: Bus, W: Width, const MEMORY: bool>(cpu: &mut Cpu<B>, op: &Op<B
 
 #[inline(always)]
 fn enter<B: Bus, W: Width>(cpu: &mut Cpu<B>, target: u64, back: u64) -> Exec {
-    check_for::<B, W>(cpu, target)?;
+    if let Err(trap) = check_for::<B, W>(cpu, target) {
+        return if W::BITS == 64 { refuse_call(cpu, trap) } else { Err(trap) };
+    }
     if W::BITS == 64 {
         cpu.push_long(W::from_u64(back))?;
     } else {
@@ -138,6 +142,20 @@ fn enter<B: Bus, W: Width>(cpu: &mut Cpu<B>, target: u64, back: u64) -> Exec {
     }
     cpu.regs[slot::RIP as usize] = target;
     Ok(())
+}
+
+/// A call of what is not canonical: pushes nothing, but on AMD's processors a stack that cannot take
+/// the return address is reported first.
+#[cold]
+fn refuse_call<B: Bus>(cpu: &mut Cpu<B>, trap: Trap) -> Exec {
+    if is_amd(&mut cpu.bus) {
+        let top = cpu.regs[4].wrapping_sub(8);
+        if let Err(exception) = cpu.bus.probe(top, 8, Access::Write) {
+            return Err(cpu.memory_fault(exception, SS));
+        }
+        cpu.stop = Stop::Fault(Exception::GP0);
+    }
+    Err(trap)
 }
 
 /// RET, with `imm` more bytes to drop.

@@ -6,6 +6,7 @@ use iced_x86::{Formatter, Instruction, IntelFormatter, Mnemonic, RflagsBits};
 
 use crate::case::{Case, DONE, Machine, Outcome, WINDOW, WINDOW_SIZE};
 use crate::generate::still_undefined;
+use crate::select::host_is_amd;
 
 /// The status flags by iced's bits and RFLAGS' own.
 const FLAGS: [(u32, u64, &str); 7] = [
@@ -104,13 +105,14 @@ fn exceptions(text: &mut String, case: &Case, host: &Outcome, ours: &Outcome) {
     let ordered = has_ordered_accesses(instruction);
     let address = |o: &Outcome| if ordered { o.address } else { 0 };
     let told = |o: &Outcome| (o.vector, code(o), address(o));
-    // CALL to a bad address through a bad stack may report either, XRSTOR a bad header or an
-    // absent page, CMPS its first bad operand or its second.
+    // CALL to a bad address through a bad stack may report either on Intel's processors, XRSTOR a
+    // bad header or an absent page, CMPS its first bad operand or its second.
     let faults = |o: &Outcome| matches!(o.vector, 12..=14);
     let free = matches!(
         instruction.mnemonic(),
-        Mnemonic::Call | Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq
-    ) || instruction.code().op_code().is_save_restore();
+        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq
+    ) || instruction.mnemonic() == Mnemonic::Call && !host_is_amd()
+        || instruction.code().op_code().is_save_restore();
     if free && faults(host) && faults(ours) && host.after.rip == ours.after.rip {
         return;
     }

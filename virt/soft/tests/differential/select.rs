@@ -22,7 +22,7 @@ fn is_short_branch(code: Code) -> bool {
 }
 
 /// Whether the host is AMD's, as [`interp`] sees it.
-fn host_is_amd() -> bool {
+pub(crate) fn host_is_amd() -> bool {
     let leaf = core::arch::x86_64::__cpuid(0);
     leaf.ebx == Vendor::Amd.words()[0]
 }

@@ -219,3 +219,20 @@ fn only_intel_passes_over_a_breakpoint_behind_mov_ss() {
         assert_eq!(cpu.instruction_breakpoints(CODE, true), hits);
     }
 }
+
+#[test]
+fn a_call_with_a_bad_target_and_a_bad_stack_fails_by_the_stack_on_amd() {
+    for (vendor, fails_by_stack) in VENDORS.into_iter().zip([true, false]) {
+        let mut cpu = of(vendor, CodeSize::Bits64, &[0xff, 0xd0]); // call rax
+        cpu.regs[0] = 1 << 47;
+        cpu.bus.poke(STACK - 8, 0x1234u64);
+        assert_eq!(step(&mut cpu), GP);
+        assert_eq!(cpu.bus.peek::<u64>(STACK - 8), 0x1234, "nothing is pushed");
+        let mut cpu = of(vendor, CodeSize::Bits64, &[0xff, 0xd0]);
+        cpu.regs[0] = 1 << 47;
+        cpu.regs[4] = DATA;
+        cpu.bus.absent.insert((DATA >> 12) - 1);
+        let stop = step(&mut cpu);
+        assert_eq!((is_page_fault(stop, DATA - 8), stop == GP), (fails_by_stack, !fails_by_stack));
+    }
+}
