@@ -189,7 +189,11 @@ impl SoftVcpu {
                 if matches!(site.kind, SiteKind::Trap | SiteKind::Window { .. }) {
                     // The host has raised MXCSR's flags already; the guest's fault will, too.
                     masked.xsave[24] |= native.xsave[24] & 0x3f;
-                    // And has marked MMX registers valid, where the instruction has one.
+                    // And has marked MMX registers valid, where the instruction has one, with TOP at
+                    // 0: the image has ST(0) first.
+                    let top = |snapshot: &Snapshot| usize::from(snapshot.xsave[3] >> 3 & 7);
+                    let turned = (top(&native) + 8 - top(&expected)) % 8;
+                    masked.xsave[32..160].rotate_left(16 * turned);
                     masked.xsave[2..5].copy_from_slice(&native.xsave[2..5]);
                 }
                 if masked != native || !same_flags {
