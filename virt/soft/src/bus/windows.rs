@@ -1,5 +1,5 @@
-//! Which pages windows show, and checks that accesses share may fill the TLB for: those that the
-//! guest's page tables let pass without a change.
+//! Which pages windows show, and which the checks of stores fill the TLB for: those that the guest's
+//! page tables let pass without a change.
 
 use ::memory::GuestPhys;
 use x86::addr::PAGE_SIZE;

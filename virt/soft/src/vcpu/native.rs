@@ -357,19 +357,19 @@ impl SoftVcpu {
     pub(crate) fn fill_missed(&mut self, linear: u64, site: u32) -> bool {
         self.follow_side();
         let Some(native) = self.native.as_ref() else { return false };
-        let SiteKind::Access { write, size, grouped } = native.site(site).kind else {
-            return false;
-        };
+        let SiteKind::Access { write, size, .. } = native.site(site).kind else { return false };
         if (linear & 0xfff) + u64::from(size) > 4096
             || self.cpu.mode != Mode::Long && linear >> 32 != 0
         {
             return false;
         }
         let kind = if write { Kind::Write } else { Kind::Read };
-        let filled = match (grouped, kind) {
-            // What makes a page dirty is a store: that of a shared check may never come.
-            (true, Kind::Write) => self.cpu.bus.fill_dirty(linear),
-            _ => self.cpu.bus.translate(kind, linear).is_ok(),
+        let filled = if write {
+            // What makes a page dirty is a store: behind a check it may never come (that of a shared
+            // one, or to what is not aligned), so the interpreter makes it.
+            self.cpu.bus.fill_dirty(linear)
+        } else {
+            self.cpu.bus.translate(kind, linear).is_ok()
         };
         filled && self.cpu.bus.tlb.lookup(kind, linear, u64::from(size)).is_some()
     }
