@@ -5,7 +5,7 @@ use crate::cache::windows::Shown;
 
 /// Pages a context may miss in its windows beside one for each sample of its code, which is about as
 /// long as showing a page takes.
-const FREE_SHOWS: u32 = 1000;
+const FREE_SHOWS: u32 = 2500;
 
 impl TlbContext {
     /// Whether so many pages were missing in its windows that they are not worth it.
