@@ -96,7 +96,7 @@ impl Emitter<'_> {
         }
         let number = register.full_register().number() as u8;
         if is_taken(number) {
-            self.asm.load(scratch, Mem::Gs(at::reg(number)));
+            self.load_taken(scratch, number);
             return Some(scratch);
         }
         Some(number)

@@ -331,6 +331,7 @@ impl Emitter<'_> {
             let stub = std::mem::replace(&mut self.stubs[next], Stub::Done);
             next += 1;
             self.is_renamed = self.renaming != Renaming::default();
+            self.stood = None;
             assert!(self.lag == 0, "blocks are left with RSP in its place");
             match stub {
                 Stub::Done => {}

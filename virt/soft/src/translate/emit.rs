@@ -166,6 +166,8 @@ pub(super) struct Emitter<'a> {
     pub(super) is_renamed: bool,
     /// Bytes that the guest's RSP is ahead of the host's.
     pub(super) lag: i32,
+    /// The taken register whose value is in S0 as well, unless S0 has changed.
+    pub(super) stood: Option<u8>,
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
@@ -237,6 +239,7 @@ pub(crate) fn translate(
         renaming,
         is_renamed: renaming != Renaming::default(),
         lag: 0,
+        stood: None,
     };
     match source.path {
         Some(_) => emitter.path(),
@@ -368,6 +371,7 @@ impl Emitter<'_> {
             Kind::Interpret => self.interpret(index),
         }
         self.after(fact);
+        self.forget_stood(fact);
         assert!(self.touching.is_none(), "an access is where its site says");
         if self.source.gates.windows {
             self.values.follow(fact);

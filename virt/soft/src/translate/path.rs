@@ -167,6 +167,7 @@ impl Emitter<'_> {
 
     /// The renamed registers' values change places.
     fn exchange(&mut self) {
+        self.stood = None;
         for (taken, other) in self.renaming.pairs() {
             self.asm.load(S1, Mem::Gs(at::reg(taken)));
             self.asm.store(Mem::Gs(at::reg(taken)), other);

@@ -4,7 +4,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
-use super::facts::{Fact, gpr_of};
+use super::facts::{Fact, Kind, gpr_of};
 use super::flags::{Place, Recipe, fate};
 use super::memory::{Address, Data};
 use super::registers::{S0, S1, is_taken};
@@ -50,12 +50,18 @@ impl Emitter<'_> {
             }
             return;
         }
+        if let [Some(first), Some(second)] = &mut stands
+            && first.1 == S0
+            && self.is_in_s0(second.0)
+        {
+            std::mem::swap(&mut first.1, &mut second.1);
+        }
         if stands.iter().flatten().any(|stand| stand.1 == S0) {
             self.held = None;
         }
         for (number, scratch) in stands.iter().flatten() {
             if fact.loads >> number & 1 != 0 {
-                self.asm.load(*scratch, Mem::Gs(at::reg(*number)));
+                self.load_taken(*scratch, *number);
             }
         }
         replace(&mut ins, &stands);
@@ -66,6 +72,51 @@ impl Emitter<'_> {
             if fact.writes >> number & 1 != 0 {
                 self.asm.store(Mem::Gs(at::reg(*number)), *scratch);
             }
+        }
+        self.note_stood(&stands, fact);
+    }
+
+    /// Notes which taken register's value is in S0, too.
+    fn note_stood(&mut self, stands: &[Option<Stand>; 2], fact: &Fact) {
+        for &(number, scratch) in stands.iter().flatten() {
+            let written = fact.writes >> number & 1 != 0;
+            if scratch == S0 && (written || fact.loads >> number & 1 != 0) {
+                self.stood = Some(number);
+                self.asm.forget_changes(S0);
+            } else if written && self.stood == Some(number) {
+                self.stood = None;
+            }
+        }
+    }
+
+    /// Whether a taken register's value is in S0.
+    fn is_in_s0(&self, number: u8) -> bool {
+        self.stood == Some(number) && !self.asm.has_changed(S0)
+    }
+
+    /// A scratch register = a taken register's value.
+    pub(super) fn load_taken(&mut self, scratch: u8, number: u8) {
+        if scratch == S0 && self.is_in_s0(number) {
+            return;
+        }
+        self.asm.load(scratch, Mem::Gs(at::reg(number)));
+        if scratch == S0 {
+            self.stood = Some(number);
+            self.asm.forget_changes(S0);
+        }
+    }
+
+    /// Behind an instruction of another kind: S0's value is no longer that of a register it wrote.
+    pub(super) fn forget_stood(&mut self, fact: &Fact) {
+        let stays = match fact.kind {
+            Kind::Plain => true,
+            Kind::Address | Kind::Push | Kind::Pop | Kind::Branch(_) | Kind::Nothing => {
+                self.stood.is_some_and(|number| fact.writes >> number & 1 == 0)
+            }
+            _ => false,
+        };
+        if !stays {
+            self.stood = None;
         }
     }
 
@@ -125,6 +176,7 @@ impl Emitter<'_> {
     /// Loads vector and x87 state if the host does not hold it.
     pub(super) fn ready_units(&mut self, index: usize, fact: &Fact) {
         self.held = None;
+        self.stood = None;
         self.clobber(index);
         if fact.vector && !self.vectors_ready {
             self.vectors_ready = true;

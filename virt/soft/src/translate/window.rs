@@ -119,7 +119,7 @@ impl Emitter<'_> {
         let value = self.values.register(base, 0);
         let from = if is_taken(base) { S0 } else { base };
         if from == S0 {
-            self.asm.load(S0, Mem::Gs(at::reg(base)));
+            self.load_taken(S0, base);
         }
         self.lead(from, Some(value), 0);
         self.asm.lea(true, S0, Some(from), Some((S1, 0)), 0);
