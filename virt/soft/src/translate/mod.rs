@@ -41,6 +41,7 @@ mod plain;
 pub(crate) mod registers;
 pub(crate) mod rename;
 pub(crate) mod site;
+mod slots;
 mod stack;
 mod string;
 pub(crate) mod stubs;

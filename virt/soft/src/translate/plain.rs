@@ -21,6 +21,12 @@ impl Emitter<'_> {
             self.compare_memory(index, fact, recipe);
             return;
         }
+        if fact.access.is_none() && fact.reads_flags {
+            self.want_native();
+        }
+        if self.on_slot(fact) {
+            return;
+        }
         let mut ins = fact.ins;
         let mut stands = stands(&ins, fact.access.is_some());
         if let Some(access) = fact.access {
@@ -37,8 +43,6 @@ impl Emitter<'_> {
             if wants_flags {
                 self.want_native();
             }
-        } else if fact.reads_flags {
-            self.want_native();
         }
         if fact.access.is_none() && stands[0].is_none() {
             self.note_trap(index, fact);
@@ -90,7 +94,7 @@ impl Emitter<'_> {
     }
 
     /// Whether a taken register's value is in S0.
-    fn is_in_s0(&self, number: u8) -> bool {
+    pub(super) fn is_in_s0(&self, number: u8) -> bool {
         self.stood == Some(number) && !self.asm.has_changed(S0)
     }
 
