@@ -77,6 +77,11 @@ impl Interrupts {
         vector
     }
 
+    /// A device's own message-signalled interrupt.
+    pub(crate) fn message(&self, address: u64, data: u32) {
+        self.send(Msi { address, data });
+    }
+
     fn drive(&self, number: usize, driver: u32, high: bool) {
         let mut chips = lock(&self.chips);
         let before = chips.drivers[number] != 0;

@@ -25,7 +25,7 @@ use crate::error::MachineError;
 use crate::events::{EventDigest, EventLog};
 use crate::io::VcpuIo;
 use crate::irq::lock;
-use crate::layout::{MAX_CPUS, layout, memory_layout};
+use crate::layout::{MAX_CPUS, layout};
 use crate::outcome::Outcome;
 use crate::pc::Pc;
 use crate::run::{Deadlines, Ending, Gate, OnEnd, VcpuThread};
@@ -50,8 +50,10 @@ pub struct MachineConfig {
     pub test_devices: bool,
     /// Named files at the fw_cfg port, each name shorter than 56 bytes.
     pub fw_cfg_files: Vec<(String, Vec<u8>)>,
-    /// Functions on PCI bus 0, from slot 1 on, at most 30.
+    /// Functions on PCI bus 0, from slot 1 on; with the virtio devices at most 30.
     pub pci_functions: Vec<Box<dyn PciFunction>>,
+    /// Virtio devices, in the slots after them.
+    pub virtio: Vec<Box<dyn virtio::Device>>,
     /// Instructions make the time, for machines of one processor whose engine was made with the
     /// same clock: then everything but the host's input is repeatable.
     pub virtual_time: Option<Arc<VirtualTime>>,
@@ -74,6 +76,7 @@ impl Default for MachineConfig {
             test_devices: false,
             fw_cfg_files: Vec::new(),
             pci_functions: Vec::new(),
+            virtio: Vec::new(),
             virtual_time: None,
             event_lines: None,
             on_end: None,
@@ -139,7 +142,7 @@ impl Machine {
             name: std::mem::take(&mut config.name),
         };
         let is_virtual = config.virtual_time.is_some();
-        let pc = Pc::build(engine, &memory_layout(memory.size()), config, ending.clone());
+        let pc = Pc::build(engine, &memory, config, ending.clone());
         let gate = Gate::new(vcpus.len());
         let threads = Mutex::default();
         Ok(Self { memory, described, pc, ending, gate, vcpus, threads, started: false, is_virtual })
@@ -187,6 +190,10 @@ impl Machine {
             deadlines = Some(Deadlines { timers, devices: timed });
         } else {
             self.spawn("timers".into(), move || timers.run(&timed))?;
+        }
+        for worker in self.pc.workers.iter().filter(|worker| !worker.is_inline()) {
+            let worker = worker.clone();
+            self.spawn(worker.name().to_owned(), move || worker.run())?;
         }
         for (cpu, vcpu) in (0..).zip(std::mem::take(&mut self.vcpus)) {
             let thread = VcpuThread {
@@ -320,6 +327,7 @@ impl Machine {
 
     fn join(&self) {
         self.pc.timers.stop();
+        self.pc.workers.iter().for_each(|worker| worker.stop());
         let threads = std::mem::take(&mut *lock(&self.threads));
         let limit = Instant::now() + JOIN_LIMIT;
         let own = thread::current().id();
@@ -331,7 +339,7 @@ impl Machine {
                 pause = (pause * 2).min(Duration::from_millis(5));
             }
             if thread.is_finished() {
-                // A vCPU's panic is an outcome already; the timers' has no one to go to.
+                // A vCPU's panic is an outcome already; those of others have no one to go to.
                 let _ = thread.join();
             }
         }

@@ -9,7 +9,10 @@ use devices::pci::{host_bridge, isa_bridge};
 use devices::test_device::{STORAGE_BYTES, TestDevice};
 use devices::{acpi_pm, pci::PciFunction};
 use engine::Engine;
+use firmware::acpi::intx_gsi;
 use firmware::layout::MemoryLayout;
+use memory::GuestMemory;
+use virtio::VirtioPci;
 
 use crate::bus::{MmioBus, PortBus};
 use crate::clock::Clock;
@@ -21,6 +24,7 @@ use crate::glue::pit::{PitPorts, PitTimer};
 use crate::glue::rtc::RtcPorts;
 use crate::glue::small::{DebugConsole, DebugExitPort, FwCfgPorts, PanicPort, PortAPort, PostPort};
 use crate::glue::test_device::{LinePorts, Storage, StoragePorts};
+use crate::glue::virtio::FunctionInterrupts;
 use crate::io::Buses;
 use crate::irq::{Interrupts, IoApicPage, PicPorts};
 use crate::layout::{
@@ -44,6 +48,8 @@ pub(crate) struct Pc {
     pub(crate) acpi: Arc<AcpiPorts>,
     pub(crate) keyboard: Arc<Keyboard>,
     pub(crate) serial_inputs: Vec<SerialInput>,
+    /// Each wants a thread, unless it is inline.
+    pub(crate) workers: Vec<Arc<virtio::Worker>>,
 }
 
 /// What every device is wired with.
@@ -60,10 +66,11 @@ struct Wiring {
 impl Pc {
     pub(crate) fn build(
         engine: Arc<dyn Engine>,
-        memory: &MemoryLayout,
+        ram: &Arc<GuestMemory>,
         config: MachineConfig,
         ending: Arc<Ending>,
     ) -> Self {
+        let memory = &crate::memory_layout(ram.size());
         let clock = Clock::new(config.virtual_time.clone());
         let mut wiring = Wiring {
             interrupts: Interrupts::new(
@@ -81,7 +88,8 @@ impl Pc {
         wiring.pit_and_rtc(memory);
         let keyboard = wiring.keyboard();
         let acpi = wiring.acpi();
-        wiring.pci(config.pci_functions);
+        let inline = config.virtual_time.is_some();
+        let workers = wiring.pci(config.pci_functions, config.virtio, ram, inline);
         wiring.small_ports(config.debug_console, config.debug_exit, config.test_devices);
         wiring.fw_cfg(memory, config.cpus, config.fw_cfg_files);
         if config.test_devices {
@@ -91,7 +99,7 @@ impl Pc {
         let Wiring { interrupts, timers, timed, ports, mmio, .. } = wiring;
         let log = config.virtual_time.map(|time| EventLog::new(time, config.event_lines));
         let buses = Arc::new(Buses { ports, mmio, interrupts, log });
-        Self { buses, timers, timed, acpi, keyboard, serial_inputs }
+        Self { buses, timers, timed, acpi, keyboard, serial_inputs, workers }
     }
 }
 
@@ -136,19 +144,37 @@ impl Wiring {
         acpi
     }
 
-    fn pci(&mut self, functions: Vec<Box<dyn PciFunction>>) {
+    /// Bus 0. In virtual time virtio devices work `inline`: the moment a request is done is then
+    /// the guest's doing and not the host's.
+    fn pci(
+        &mut self,
+        functions: Vec<Box<dyn PciFunction>>,
+        devices: Vec<Box<dyn virtio::Device>>,
+        memory: &Arc<GuestMemory>,
+        inline: bool,
+    ) -> Vec<Arc<virtio::Worker>> {
+        let mut workers = Vec::with_capacity(devices.len());
         let mut root = PciRoot::default();
         root.add(0, Box::new(host_bridge()));
         root.add(31, Box::new(isa_bridge()));
-        assert!(functions.len() <= 30, "bus 0 has 30 free slots");
-        for (device, function) in (1..).zip(functions) {
-            root.add(device, function);
+        let mut slots = 1..31;
+        for function in functions {
+            root.add(slots.next().expect("bus 0 has 30 free slots"), function);
+        }
+        for device in devices {
+            let slot = slots.next().expect("bus 0 has 30 free slots");
+            let line = self.interrupts.line(intx_gsi(slot, 0) as u8);
+            let interrupter = FunctionInterrupts { interrupts: self.interrupts.clone(), line };
+            let function = VirtioPci::new(device, memory.clone(), Arc::new(interrupter), inline);
+            workers.push(function.worker());
+            root.add(slot, Box::new(function));
         }
         let root = Arc::new(root);
         self.mmio.claim(ECAM, ECAM_SIZE, Arc::new(EcamWindow(root.clone())));
         self.mmio.claim(PCI_HOLE, PCI_WINDOW_SIZE, Arc::new(MemoryWindow(root.clone())));
         let ports = ConfigPorts::new(root, self.ending.clone());
         self.ports.claim(0xcf8, 8, Arc::new(ports));
+        workers
     }
 
     fn small_ports(

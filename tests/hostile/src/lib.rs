@@ -16,6 +16,7 @@ mod init_protocol;
 mod instructions;
 mod irqchip;
 mod machine;
+mod virtio;
 mod watchdog;
 
 pub use crate::firmware::firmware;
@@ -24,6 +25,7 @@ pub use crate::init_protocol::init_protocol;
 pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
+pub use crate::virtio::virtio;
 
 /// A target: its name in `fuzz/` and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,4 +38,5 @@ pub const TARGETS: &[Target] = &[
     ("interp", instructions),
     ("irqchip", irqchip),
     ("ports_and_mmio", ports_and_mmio),
+    ("virtio", virtio),
 ];

@@ -243,6 +243,25 @@ fn kvm_that_cannot_be_had() {
 }
 
 #[test]
+fn disks_that_are_none() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    let disk = |name: &str, words: &[&str]| {
+        assert_says(&refused(&world, &[&"-d", &world.path(name), &kernel]), words);
+    };
+    disk("none.img", &["no disk image", "none.img", "truncate -s 1G"]);
+    world.file("empty.img", b"");
+    disk("empty.img", &["0 bytes", "truncate"]);
+    world.file("odd.img", &[0; 700]);
+    disk("odd.img", &["700 bytes", "%512"]);
+    std::fs::create_dir(world.path("folder")).expect("a temporary directory");
+    disk("folder", &["neither a file nor a block device"]);
+    let image = world.file("twice.img", &[0; 4096]);
+    let twice = refused(&world, &[&"-d", &image, &"-d", &image, &kernel]);
+    assert_says(&twice, &["twice.img is in use", "twice.img,ro"]);
+}
+
+#[test]
 fn a_command_beside_an_initrd() {
     let world = World::new();
     let initrd = world.file("initrd.img", &initramfs());

@@ -4,6 +4,7 @@
 //! counts what ran; what cannot run on a machine is skipped with its reason.
 
 pub(crate) mod boot;
+mod disk;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
 pub(crate) mod nested;

@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("virt/kvm", &["base/", "virt/engine", "virt/irqchip", "virt/interp"]),
     ("virt/conformance", &["base/", "virt/", "guest/payloads"]),
     ("machine/devices", &["base/"]),
-    ("machine/virtio", &["base/"]),
+    ("machine/virtio", &["base/", "machine/devices"]),
     ("machine/backends", &["base/"]),
     ("machine/firmware", &["base/"]),
     ("machine/platform", &["base/", "machine/", "virt/engine", "virt/irqchip"]),

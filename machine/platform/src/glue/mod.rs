@@ -9,3 +9,4 @@ pub(crate) mod pit;
 pub(crate) mod rtc;
 pub(crate) mod small;
 pub(crate) mod test_device;
+pub(crate) mod virtio;

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use devices::pci::{BarKind, ConfigAddress, ConfigPort, PciFunction, decode_ecam};
+use devices::pci::{BARS, BarKind, ConfigAddress, ConfigPort, PciFunction, decode_ecam};
 use devices::reset::ResetControl;
 use x86::GuestPhys;
 
 use crate::bus::{MmioDevice, PortDevice};
 use crate::irq::lock;
-use crate::layout::{PCI_HOLE, RESET_CONTROL};
+use crate::layout::{PCI_HOLE, PCI_WINDOW_SIZE, RESET_CONTROL};
 use crate::outcome::{Outcome, ResetSource};
 use crate::run::Ending;
 
@@ -21,12 +21,43 @@ use crate::run::Ending;
 pub(crate) struct PciRoot {
     /// By device and function number.
     functions: BTreeMap<u8, Mutex<Box<dyn PciFunction>>>,
+    /// Where [`PciRoot::add`] places the next BAR in the memory window.
+    next_base: u64,
 }
 
 impl PciRoot {
-    pub(crate) fn add(&mut self, device: u8, function: Box<dyn PciFunction>) {
+    /// Puts a function into a slot; its memory BARs get addresses as from firmware, and decode once
+    /// the OS says so.
+    pub(crate) fn add(&mut self, device: u8, mut function: Box<dyn PciFunction>) {
+        self.place_bars(&mut *function);
         let before = self.functions.insert(device << 3, Mutex::new(function));
         assert!(before.is_none(), "two functions in one slot");
+    }
+
+    /// Sizes each memory BAR and gives it the next aligned address, as far as the window goes.
+    fn place_bars(&mut self, function: &mut dyn PciFunction) {
+        const BAR_0: usize = 0x10;
+        const PORT: u32 = 1;
+        const WIDE: u32 = 4;
+        let mut bar = 0;
+        while bar < BARS {
+            let at = BAR_0 + bar * 4;
+            let mut mask = [0; 4];
+            function.config_write(at, &[0xff; 4]);
+            function.config_read(at, &mut mask);
+            function.config_write(at, &[0; 4]);
+            let mask = u32::from_le_bytes(mask);
+            bar += if mask & PORT == 0 && mask & WIDE != 0 { 2 } else { 1 };
+            let size = u64::from(!(mask & !0xf)) + 1;
+            if mask & PORT != 0 || mask & !0xf == 0 {
+                continue;
+            }
+            let base = self.next_base.next_multiple_of(size);
+            if base + size <= PCI_WINDOW_SIZE {
+                self.next_base = base + size;
+                function.config_write(at, &((PCI_HOLE.0 + base) as u32).to_le_bytes());
+            }
+        }
     }
 
     fn function(&self, address: ConfigAddress) -> Option<&Mutex<Box<dyn PciFunction>>> {

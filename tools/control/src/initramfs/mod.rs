@@ -19,6 +19,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 pub use cpio::Archive;
+pub use modules::Hardware;
 pub use protocol::WindowSize;
 use protocol::{Job, Module};
 use thiserror::Error;
@@ -41,8 +42,8 @@ pub struct Contents {
     pub terminal: Option<Terminal>,
     /// Modules of the kernel that boots.
     pub modules: KernelModules,
-    /// The machine has virtio devices, so their drivers come along.
-    pub virtio: bool,
+    /// What the machine has: its drivers come along.
+    pub hardware: Vec<Hardware>,
     /// The guest's host name.
     pub hostname: String,
 }
@@ -106,7 +107,7 @@ pub fn pack(contents: &Contents) -> Result<Initramfs, InitramfsError> {
 
 /// Modules that an initramfs can carry, as the kernel spells them.
 pub(crate) fn module_names() -> impl Iterator<Item = &'static str> {
-    modules::TABLE.iter().map(|(name, _)| *name)
+    modules::TABLE.iter().map(|(name, _)| *name).chain([modules::TRANSPORT])
 }
 
 /// For [`crate::hostile`]: the bytes of all names that a program asks the loader for.
@@ -280,15 +281,15 @@ fn pack_terminfo(tree: &mut Tree, kind: &str) {
 
 fn pack_modules(tree: &mut Tree, contents: &Contents) -> Vec<Module> {
     let mut packed = Vec::new();
-    for module in modules::wanted(&contents.modules, contents.virtio) {
-        match module.read() {
+    for module in modules::wanted(&contents.modules, &contents.hardware) {
+        match module.bytes {
             Ok(bytes) => {
                 let path = Path::new(MODULES).join(format!("{}.ko", module.name));
                 tree.file(&path, 0o644, &bytes);
                 let path = path.into_os_string().into_vec();
                 packed.push(Module { trigger: module.trigger, path });
             }
-            Err(why) => tree.miss(format!("kernel module {}: {why}", module.path.display())),
+            Err(why) => tree.miss(format!("kernel module {}: {why}", module.name)),
         }
     }
     packed

@@ -126,12 +126,19 @@ fn a_terminal_gets_its_description_and_an_unknown_one_is_told() {
 fn modules_are_packed_plain_and_in_order() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let root = directory.path();
-    let order = "kernel/drivers/virtio/virtio-ring.ko\nkernel/drivers/virtio/virtio.ko\nkernel/drivers/input/evdev.ko\nkernel/fs/gone/fuse.ko\n";
+    let order = "kernel/drivers/block/virtio_blk.ko\nkernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/virtio/virtio-ring.ko\nkernel/drivers/virtio/virtio.ko\nkernel/drivers/input/evdev.ko\nkernel/fs/gone/fuse.ko\n";
     std::fs::write(root.join("modules.order"), order).expect("a temporary directory");
     std::fs::create_dir_all(root.join("kernel/drivers/virtio")).expect("a temporary directory");
     std::fs::create_dir_all(root.join("kernel/drivers/input")).expect("a temporary directory");
     std::fs::write(root.join("kernel/drivers/virtio/virtio.ko"), b"one")
         .expect("a temporary directory");
+    std::fs::create_dir_all(root.join("kernel/drivers/block")).expect("a temporary directory");
+    let driver = |path: &str, depends: &str| {
+        let bytes = format!("ELF\0depends={depends}\0");
+        std::fs::write(root.join(path), bytes).expect("a temporary directory");
+    };
+    driver("kernel/drivers/virtio/virtio_pci.ko", "virtio-ring,virtio");
+    driver("kernel/drivers/block/virtio_blk.ko", "virtio,virtio_ring,virtio_blk,gone");
     let level = ruzstd::encoding::CompressionLevel::Fastest;
     let ring = ruzstd::encoding::compress_to_vec(b"two".as_slice(), level);
     std::fs::write(root.join("kernel/drivers/virtio/virtio-ring.ko.zst"), ring)
@@ -150,15 +157,17 @@ fn modules_are_packed_plain_and_in_order() {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(&contents), [("/oneroof/modules/evdev.ko".to_owned(), b"three".to_vec())]);
-    contents.virtio = true;
+    contents.hardware = vec![Hardware::Disk];
     let paths: Vec<String> = names(&contents).into_iter().map(|(path, _)| path).collect();
     assert_eq!(
         paths,
         [
-            "/oneroof/modules/virtio.ko",
             "/oneroof/modules/virtio_ring.ko",
-            "/oneroof/modules/evdev.ko"
+            "/oneroof/modules/virtio.ko",
+            "/oneroof/modules/virtio_pci.ko",
+            "/oneroof/modules/evdev.ko",
+            "/oneroof/modules/virtio_blk.ko"
         ]
     );
-    assert_eq!(names(&contents)[1].1, b"two");
+    assert_eq!(names(&contents)[0].1, b"two");
 }

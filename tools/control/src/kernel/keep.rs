@@ -73,15 +73,20 @@ fn find(directory: &Path, into: &mut HashMap<String, PathBuf>) -> io::Result<()>
 
 /// The names of the modules that a module depends on.
 fn depends(path: &Path) -> io::Result<Vec<String>> {
-    const KEY: &[u8] = b"\0depends=";
     let mut bytes = Vec::new();
     crate::compressed::reader(fs::File::open(path)?)?.read_to_end(&mut bytes)?;
-    let Some(at) = bytes.windows(KEY.len()).position(|window| window == KEY) else {
-        return Ok(Vec::new());
+    Ok(depends_in(&bytes))
+}
+
+/// The names of the modules that a module, uncompressed, depends on, as the kernel spells them.
+pub(crate) fn depends_in(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
     };
-    let list = bytes[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    let list = module[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
     let list = String::from_utf8_lossy(list).replace('-', "_");
-    Ok(list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::source::FileSource;
 
 pub(crate) use cache::PACKAGES;
 pub use cache::{Cache, Holding, Pruned};
-pub(crate) use keep::keep_needed;
+pub(crate) use keep::{depends_in, keep_needed};
 pub use release::release_of;
 pub use search::{Search, Tried};
 

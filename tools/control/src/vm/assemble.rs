@@ -21,6 +21,8 @@ use machine::{
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
 
+use virtio::block::Disk;
+
 use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
 use super::error::RunError;
@@ -35,6 +37,7 @@ pub(super) type End = machine::Outcome;
 pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
+    pub(super) disks: Vec<Arc<dyn Disk>>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -153,7 +156,8 @@ pub(super) fn assemble(
         .map(|deterministic| Arc::new(VirtualTime::new(START_UNIX_NS, deterministic.seed)));
     let engine = new_engine(effective, memory.clone(), time.clone())?;
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
-    let config = machine_config(effective, outbox, input.clone(), time)?;
+    let mut config = machine_config(effective, outbox, input.clone(), time)?;
+    config.virtio = super::disks::devices(effective, files.disks);
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });

@@ -40,6 +40,8 @@ pub struct RunConfig {
     pub memory_mib: Option<u64>,
     /// An initrd to boot untouched, instead of the generated one.
     pub initrd: Option<PathBuf>,
+    /// Disk images, in the order of their names in the guest: /dev/vda, /dev/vdb.
+    pub disks: Vec<DiskConfig>,
     /// More kernel command line, after ours.
     pub append: Option<String>,
     /// Ends the VM after this time.
@@ -59,6 +61,15 @@ pub struct RunConfig {
     /// All the input there will be, given to the guest when it asks, at moments that depend on the
     /// guest alone; `None`: it comes through [`super::Controls`].
     pub input: Option<Vec<u8>>,
+}
+
+/// A disk image to attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// The file or block device.
+    pub path: PathBuf,
+    /// The guest cannot change it.
+    pub read_only: bool,
 }
 
 /// How a run is made repeatable: instructions make the time, random numbers come from a seed.
@@ -87,6 +98,8 @@ pub struct Effective {
     pub append: Option<String>,
     /// The user's initrd.
     pub initrd: Option<PathBuf>,
+    /// Disk images.
+    pub disks: Vec<DiskConfig>,
     /// The time limit.
     pub timeout: Option<Duration>,
     /// The command.
@@ -180,6 +193,10 @@ impl Effective {
         words.extend(["-m".into(), format!("{}M", self.memory_mib)]);
         if let Some(initrd) = &self.initrd {
             words.extend(["-i".into(), quoted_path(initrd)]);
+        }
+        for DiskConfig { path, read_only } in &self.disks {
+            let suffix = if *read_only { ",ro" } else { "" };
+            words.extend(["-d".into(), quoted(&format!("{}{suffix}", path.display()))]);
         }
         if let Some(append) = &self.append {
             words.extend(["-p".into(), quoted(append)]);

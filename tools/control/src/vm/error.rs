@@ -100,6 +100,17 @@ pub enum RunError {
         #[source]
         source: firmware::kernel::InitrdError,
     },
+    /// More disks than names for them.
+    #[error("a VM has at most {most} disks, not {disks}")]
+    TooManyDisks {
+        /// Asked for.
+        disks: usize,
+        /// Possible.
+        most: usize,
+    },
+    /// A disk image cannot be attached.
+    #[error(transparent)]
+    Disk(#[from] virtio::block::RawError),
     /// The initrd was there, and could not be written into the guest's memory.
     #[error("cannot load the initrd")]
     Initrd(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -8,6 +8,7 @@
 mod assemble;
 mod choose;
 mod config;
+mod disks;
 mod error;
 mod fixed_input;
 mod outbox;
@@ -17,7 +18,7 @@ mod session;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
-pub use config::{Deterministic, Effective, RunConfig};
+pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
 pub use error::RunError;
 pub use machine::EventDigest;
 pub use outbox::Controls;

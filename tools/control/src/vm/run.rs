@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::fetch;
 use machine::Initrd;
 
-use crate::initramfs::{self, Archive, Contents};
+use crate::initramfs::{self, Archive, Contents, Hardware};
 use crate::kernel::{Kernel, KernelError, Search};
 
 use super::assemble::{End, Files, Line, Running, assemble};
@@ -25,8 +25,6 @@ use super::watch::ConsoleWatch;
 const HOSTNAME: &str = "oneroof";
 /// After the command's status came, the guest has this long to power off.
 const POWER_OFF: Duration = Duration::from_secs(3);
-/// The machine has no virtio devices yet, so their drivers stay at home.
-const VIRTIO: bool = false;
 
 /// A VM, ready to start.
 #[derive(Debug)]
@@ -54,6 +52,7 @@ impl Vm {
     pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
+        let disks = super::disks::open(&config.disks)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
@@ -72,6 +71,7 @@ impl Vm {
             },
             append: config.append.clone(),
             initrd: config.initrd.clone(),
+            disks: config.disks.clone(),
             timeout: config.timeout,
             command: config.command.clone(),
             verbose: config.verbose,
@@ -96,7 +96,7 @@ impl Vm {
         let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
-        let files = Files { kernel: file, initrd, input: config.input.clone() };
+        let files = Files { kernel: file, initrd, disks, input: config.input.clone() };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -178,11 +178,15 @@ fn pack(
     effective: &Effective,
     events: &mut dyn FnMut(Event),
 ) -> Result<Archive, RunError> {
+    let mut hardware = vec![Hardware::Entropy];
+    if !effective.disks.is_empty() {
+        hardware.push(Hardware::Disk);
+    }
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
         modules: effective.kernel.modules.clone(),
-        virtio: VIRTIO,
+        hardware,
         hostname: HOSTNAME.into(),
     })?;
     for line in packed.missing {

@@ -1,0 +1,4 @@
+//! A virtio disk under a hostile driver (tests/hostile).
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::virtio(data));

@@ -1,0 +1,279 @@
+//! Requests on a disk in memory that can be made to fail, and raw images.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::device::Queues;
+use crate::testing::{BUFFERS, Guest};
+
+const CAPACITY: usize = 1 << 16;
+const DATA: u64 = BUFFERS + 0x1000;
+const STATUS: u64 = BUFFERS + 0x800;
+
+/// A disk in memory, and what it was asked.
+#[derive(Debug)]
+struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    calls: Mutex<Vec<(&'static str, u64, u64)>>,
+    read_only: bool,
+    fails: bool,
+}
+
+impl Memory {
+    fn new(read_only: bool, fails: bool) -> Arc<Self> {
+        let bytes = (0..CAPACITY).map(|at| (at / 512) as u8).collect();
+        Arc::new(Self { bytes: Mutex::new(bytes), calls: Mutex::default(), read_only, fails })
+    }
+
+    fn call(&self, what: &'static str, offset: u64, length: u64) -> Result<(), DiskError> {
+        self.calls.lock().expect("not poisoned").push((what, offset, length));
+        match self.fails {
+            true => Err(DiskError::Damaged("as the test wants it".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Disk for Memory {
+    fn capacity(&self) -> u64 {
+        CAPACITY as u64
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        self.call("read", offset, into.len() as u64)?;
+        let bytes = self.bytes.lock().expect("not poisoned");
+        into.copy_from_slice(&bytes[offset as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        self.call("write", offset, from.len() as u64)?;
+        let mut bytes = self.bytes.lock().expect("not poisoned");
+        bytes[offset as usize..][..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        self.call("flush", 0, 0)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DiskError> {
+        self.call("discard", offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<(), DiskError> {
+        self.call(if may_unmap { "unmap" } else { "zero" }, offset, length)
+    }
+}
+
+struct Bench {
+    guest: Guest,
+    disk: Arc<Memory>,
+    queues: Queues,
+    handler: BlockHandler,
+}
+
+impl Bench {
+    fn new(disk: Arc<Memory>, write_through: bool) -> Self {
+        let guest = Guest::new(16);
+        let queue = guest.queue(0).expect("a sound queue");
+        let queues = Queues::new(vec![Some(queue)]);
+        let block = Block::new(disk.clone(), "serial");
+        let handler = BlockHandler(Requests::new(block.disk.clone(), block.id, write_through));
+        Self { guest, disk, queues, handler }
+    }
+
+    /// Makes a request with these data buffers; gives its status.
+    fn request(&mut self, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> u8 {
+        let mut header = kind.to_le_bytes().to_vec();
+        header.extend([0; 4]);
+        header.extend(sector.to_le_bytes());
+        self.guest.write(BUFFERS, &header);
+        self.guest.write(STATUS, &[0xee]);
+        let mut chain = vec![(BUFFERS, 16, false)];
+        chain.extend(data);
+        chain.push((STATUS, 1, true));
+        self.guest.offer_chain(0, &chain);
+        self.handler.process(&mut self.queues).expect("a sound ring");
+        self.guest.read(STATUS, 1)[0]
+    }
+
+    fn calls(&self) -> Vec<(&'static str, u64, u64)> {
+        std::mem::take(&mut *self.disk.calls.lock().expect("not poisoned"))
+    }
+}
+
+fn writable() -> Bench {
+    Bench::new(Memory::new(false, false), false)
+}
+
+#[test]
+fn sectors_are_read_and_written_in_pieces_of_any_size() {
+    let mut bench = writable();
+    assert_eq!(bench.request(0, 3, &[(DATA, 700, true), (DATA + 700, 324, true)]), 0);
+    assert_eq!(bench.guest.used(0), (0, 1025));
+    assert_eq!(bench.guest.read(DATA, 1024), [[3; 512], [4; 512]].concat());
+    bench.guest.write(DATA, &[0x5a; 512]);
+    assert_eq!(bench.request(1, 127, &[(DATA, 500, false), (DATA + 500, 12, false)]), 0);
+    assert_eq!(bench.disk.bytes.lock().expect("not poisoned")[CAPACITY - 512..], [0x5a; 512]);
+    assert_eq!(bench.calls(), [("read", 1536, 1024), ("write", 127 * 512, 512)]);
+    assert_eq!(bench.request(4, 0, &[]), 0);
+    assert_eq!(bench.calls(), [("flush", 0, 0)]);
+}
+
+#[test]
+fn no_request_reaches_past_the_end() {
+    let mut bench = writable();
+    let end = (CAPACITY / 512) as u64;
+    for sector in [end, end - 1, u64::MAX, u64::MAX / 512, 1 << 55] {
+        assert_eq!(bench.request(0, sector, &[(DATA, 1024, true)]), 1, "sector {sector}");
+        assert_eq!(bench.request(1, sector, &[(DATA, 1024, false)]), 1, "sector {sector}");
+    }
+    assert_eq!(bench.request(0, 0, &[(DATA, 100, true)]), 1, "no whole sector");
+    assert_eq!(bench.request(1, 0, &[(DATA, 513, false)]), 1);
+    assert_eq!(bench.calls(), []);
+    assert_eq!(bench.guest.used_index(), 12);
+}
+
+#[test]
+fn unknown_requests_and_a_serial_number() {
+    let mut bench = writable();
+    assert_eq!(bench.request(77, 0, &[]), 2);
+    assert_eq!(bench.request(8, 0, &[(DATA, 20, true)]), 0);
+    assert_eq!(bench.guest.read(DATA, 20), b"serial\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    bench.guest.write(DATA, &[1; 4]);
+    assert_eq!(bench.request(8, 0, &[(DATA, 3, true)]), 0);
+    assert_eq!(bench.guest.read(DATA, 4), b"ser\x01");
+}
+
+/// A range of a discard or write-zeroes request.
+fn range(sector: u64, count: u32, flags: u32) -> Vec<u8> {
+    [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat()
+}
+
+#[test]
+fn ranges_are_checked_before_the_first_is_touched() {
+    let mut bench = writable();
+    let mut ask = |kind, ranges: &[Vec<u8>]| {
+        let bytes = ranges.concat();
+        bench.guest.write(DATA, &bytes);
+        let status = bench.request(kind, 0, &[(DATA, bytes.len() as u32, false)]);
+        (status, bench.calls())
+    };
+    let two = [range(1, 8, 0), range(0, 0, 0), range(100, 28, 0)];
+    assert_eq!(ask(11, &two), (0, vec![("discard", 512, 4096), ("discard", 51_200, 14_336)]));
+    let zeroes = [range(2, 1, 1), range(4, 1, 0)];
+    assert_eq!(ask(13, &zeroes), (0, vec![("unmap", 1024, 512), ("zero", 2048, 512)]));
+    assert_eq!(ask(11, &[range(0, 8, 0), range(120, 9, 0)]), (1, vec![]), "past the end");
+    assert_eq!(ask(11, &[range(u64::MAX, 8, 0)]), (1, vec![]));
+    assert_eq!(ask(11, &[range(0, 1, 1)]), (2, vec![]), "a flag that discard has not");
+    assert_eq!(ask(13, &[range(0, 1, 2)]), (2, vec![]));
+    assert_eq!(ask(13, &[range(0, u32::MAX, 0)]), (2, vec![]));
+    assert_eq!(ask(13, &[vec![0; 15]]), (2, vec![]));
+    assert_eq!(ask(13, &vec![range(0, 1, 0); 33]), (2, vec![]), "more than announced");
+}
+
+#[test]
+fn a_read_only_disk_is_only_read() {
+    let mut bench = Bench::new(Memory::new(true, false), false);
+    assert_eq!(bench.request(1, 0, &[(DATA, 512, false)]), 1);
+    bench.guest.write(DATA, &range(0, 1, 0));
+    assert_eq!(bench.request(11, 0, &[(DATA, 16, false)]), 1);
+    assert_eq!(bench.calls(), []);
+    assert_eq!(bench.request(0, 0, &[(DATA, 512, true)]), 0);
+    let features = |read_only| Block::new(Memory::new(read_only, false), "").features();
+    assert_eq!(features(true), SEG_MAX | READ_ONLY | BLK_SIZE | FLUSH);
+    assert_eq!(features(false), SEG_MAX | BLK_SIZE | FLUSH | DISCARD | WRITE_ZEROES);
+}
+
+#[test]
+fn a_disk_that_fails_is_an_error_of_the_request() {
+    let mut bench = Bench::new(Memory::new(false, true), false);
+    assert_eq!(bench.request(0, 0, &[(DATA, 512, true)]), 1);
+    assert_eq!(bench.request(1, 0, &[(DATA, 512, false)]), 1);
+    assert_eq!(bench.request(4, 0, &[]), 1);
+}
+
+#[test]
+fn writes_without_flush_are_on_the_disk_at_once() {
+    let mut bench = Bench::new(Memory::new(false, false), true);
+    assert_eq!(bench.request(1, 0, &[(DATA, 512, false)]), 0);
+    assert_eq!(bench.calls(), [("write", 0, 512), ("flush", 0, 0)]);
+}
+
+#[test]
+fn requests_without_header_or_status_are_broken() {
+    let mut bench = writable();
+    bench.guest.offer_chain(0, &[(BUFFERS, 15, false), (STATUS, 1, true)]);
+    assert!(matches!(bench.handler.process(&mut bench.queues), Err(Broken::Protocol(_))));
+    let mut bench = writable();
+    bench.guest.offer_chain(0, &[(BUFFERS, 16, false)]);
+    assert!(matches!(bench.handler.process(&mut bench.queues), Err(Broken::Protocol(_))));
+}
+
+#[test]
+fn the_configuration_tells_capacity_and_limits() {
+    let block = Block::new(Memory::new(false, false), "");
+    let mut config = [0xff; 64];
+    block.config_read(0, &mut config);
+    assert_eq!(config[..8], 128_u64.to_le_bytes());
+    assert_eq!(config[12..16], 254_u32.to_le_bytes());
+    assert_eq!(config[60..], [0; 4]);
+    let mut far = [0xff; 8];
+    block.config_read(u64::MAX - 3, &mut far);
+    assert_eq!(far, [0; 8]);
+}
+
+fn image(size: u64) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a temporary directory");
+    file.as_file().set_len(size).expect("a temporary directory");
+    file
+}
+
+#[test]
+fn an_image_is_locked_while_it_is_open() {
+    let file = image(4096);
+    let first = RawFile::open(file.path(), false).expect("a sound image");
+    for read_only in [false, true] {
+        let second = RawFile::open(file.path(), read_only).expect_err("it is locked");
+        assert!(second.to_string().contains(",ro"), "{second}");
+    }
+    drop(first);
+    let readers = [(); 2].map(|()| RawFile::open(file.path(), true).expect("readers share it"));
+    assert!(matches!(RawFile::open(file.path(), false), Err(RawError::Locked(_))));
+    assert!(readers[0].write_at(0, &[1; 512]).is_err());
+    drop(readers);
+    RawFile::open(file.path(), false).expect("nobody has it any more");
+}
+
+#[test]
+fn what_is_no_disk_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let said =
+        |path: &std::path::Path| RawFile::open(path, true).expect_err("it is no disk").to_string();
+    assert!(said(&folder.path().join("none")).contains("truncate -s 1G"));
+    assert!(said(folder.path()).contains("neither a file nor a block device"));
+    assert!(said(image(0).path()).contains("0 bytes"));
+    assert!(said(image(513).path()).contains("%512"));
+}
+
+#[test]
+fn an_image_keeps_what_is_written_and_forgets_what_is_zeroed() {
+    let file = image(1 << 20);
+    let disk = RawFile::open(file.path(), false).expect("a sound image");
+    disk.write_at(0, &[7; 65536]).expect("a temporary file takes bytes");
+    for (offset, may_unmap) in [(4096, true), (8192, false)] {
+        disk.write_zeroes(offset, 4096, may_unmap).expect("a temporary file takes zeroes");
+    }
+    disk.discard(16384, 4096).expect("a temporary file takes discards");
+    disk.flush().expect("a temporary file is flushed");
+    let bytes = std::fs::read(file.path()).expect("it is there");
+    assert_eq!(bytes.len(), 1 << 20, "ranges change no size");
+    assert!(bytes[..4096] == [7; 4096] && bytes[4096..12288] == [0; 8192] && bytes[12288] == 7);
+    let mut back = [0; 512];
+    assert!(disk.read_at(1 << 20, &mut back).is_err());
+}

@@ -1,0 +1,129 @@
+//! What a device model is to the transport and to its worker.
+//!
+//! A [`Device`] says what it is and keeps the configuration space; it is called on vCPU threads and
+//! never waits. [`Device::activate`] makes the [`Handler`] that does the work, on the worker's thread
+//! alone. Invariant: a handler lives from DRIVER_OK to the next reset and sees only the queues the
+//! driver enabled.
+
+use crate::queue::{Broken, Chain, Queue};
+use crate::worker::Waker;
+
+/// Device types (virtio 1.2, 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Network = 1,
+    Block = 2,
+    Console = 3,
+    Entropy = 4,
+}
+
+impl Kind {
+    /// Base class, subclass and interface of its PCI function.
+    pub(crate) fn pci_class(self) -> [u8; 3] {
+        match self {
+            Self::Network => [0x02, 0x00, 0x00],
+            Self::Block => [0x01, 0x80, 0x00],
+            Self::Console => [0x07, 0x80, 0x00],
+            Self::Entropy => [0xff, 0x00, 0x00],
+        }
+    }
+}
+
+/// What a device is.
+pub trait Device: Send {
+    /// Its type.
+    fn kind(&self) -> Kind;
+
+    /// The largest size of each queue, powers of two up to 1024; at most 64 queues.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The device's own feature bits (0-23 and 50-63); those of queues and transport are not its
+    /// business.
+    fn features(&self) -> u64;
+
+    /// Reads its configuration space; bytes past its end are zero, as `data` is when this is called.
+    fn config_read(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes its configuration space; most have nothing to write.
+    fn config_write(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// The driver is ready and understands these features. `waker` gets the handler called when
+    /// something happened on the host's side.
+    fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler>;
+}
+
+/// What a device does.
+pub trait Handler: Send {
+    /// The doorbell of these queues rang, or the waker was used, or the last call said there was
+    /// more. Serves the device's queues; may wait for the host.
+    ///
+    /// # Errors
+    /// The guest broke a rule: the device stops, and needs a reset.
+    fn process(&mut self, queues: &mut Queues) -> Result<(), Broken>;
+}
+
+/// A device's queues while it is active.
+#[derive(Debug)]
+pub struct Queues {
+    list: Vec<Option<Queue>>,
+    /// Bit n: the driver shall be told of what was pushed to queue n.
+    signals: u64,
+    more: bool,
+}
+
+impl Queues {
+    pub(crate) fn new(list: Vec<Option<Queue>>) -> Self {
+        Self { list, signals: 0, more: false }
+    }
+
+    /// A queue, if the driver enabled it.
+    pub fn get(&mut self, index: usize) -> Option<&mut Queue> {
+        self.list.get_mut(index)?.as_mut()
+    }
+
+    /// Takes a queue's chains one by one, lets `serve` do what they ask and gives them back. Not
+    /// more at a time than the queue has descriptors: a driver cannot keep the worker from a reset.
+    ///
+    /// # Errors
+    /// What the queue or `serve` finds broken.
+    pub fn serve(
+        &mut self,
+        index: usize,
+        mut serve: impl FnMut(&mut Chain) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let Some(Some(queue)) = self.list.get_mut(index) else { return Ok(()) };
+        queue.silence_doorbell();
+        for _ in 0..queue.size() {
+            let Some(mut chain) = queue.pop()? else { break };
+            serve(&mut chain)?;
+            queue.push(chain);
+        }
+        self.more |= queue.arm_doorbell();
+        self.signal(index);
+        Ok(())
+    }
+
+    /// For those that push by themselves: tells the driver when the handler returns, if it wants to
+    /// know.
+    pub fn signal(&mut self, index: usize) {
+        if self.get(index).is_some_and(Queue::wants_interrupt) {
+            self.signals |= 1 << index;
+        }
+    }
+
+    /// Queues to tell the driver of, and whether there is more to do.
+    pub(crate) fn take_results(&mut self) -> (u64, bool) {
+        (std::mem::take(&mut self.signals), std::mem::take(&mut self.more))
+    }
+}
+
+/// Bytes of a register image from an offset on; zeroes behind its end.
+pub(crate) fn read_image(image: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let rest = usize::try_from(offset).ok().and_then(|offset| image.get(offset..));
+    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *to = *from;
+    }
+}

@@ -1,0 +1,151 @@
+//! The virtio-over-PCI transport (virtio 1.2, 4.1): a device as a function on the bus.
+//!
+//! Modern only: no I/O BAR, no legacy layout. Files: `layout` says where registers are, `common` is
+//! the structure with the states, `msix` the interrupts. Invariant: an access never waits for the
+//! device's work, unless its worker is inline.
+
+mod common;
+mod layout;
+pub(crate) mod msix;
+
+use std::fmt;
+use std::sync::Arc;
+
+use devices::pci::{ConfigSpace, PciFunction};
+use memory::GuestMemory;
+
+use crate::device::Device;
+use crate::signals::{Interrupter, Signals};
+use crate::worker::Worker;
+use common::Common;
+use layout::{
+    BAR, COMMON, DEVICE, ISR, MSIX_TABLE, NOTIFY, PENDING, Places, REGION_BYTES, config_space,
+};
+
+const COMMAND: usize = 0x04;
+const COMMAND_NO_INTX: u16 = 1 << 10;
+
+/// A virtio device as a PCI function.
+pub struct VirtioPci {
+    config: ConfigSpace,
+    places: Places,
+    common: Common,
+}
+
+impl VirtioPci {
+    /// The function of a device. `inline`: doorbells do the work themselves (see [`Worker`]);
+    /// otherwise [`VirtioPci::worker`] is to be given a thread.
+    pub fn new(
+        device: Box<dyn Device>,
+        memory: Arc<GuestMemory>,
+        interrupter: Arc<dyn Interrupter>,
+        inline: bool,
+    ) -> Self {
+        let kind = device.kind();
+        let queues = device.queue_sizes().len();
+        let signals = Signals::new(interrupter, queues);
+        let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
+        let worker = Worker::new(name, inline, signals.clone());
+        let (config, places) = config_space(kind, queues + 1);
+        Self { config, places, common: Common::new(device, memory, signals, worker) }
+    }
+
+    /// Its worker.
+    pub fn worker(&self) -> Arc<Worker> {
+        self.common.worker.clone()
+    }
+
+    /// The window into the BAR that the PCI configuration access capability opens (4.1.4.9): the
+    /// offset and 1, 2 or 4 bytes.
+    fn pci_cfg_window(&self) -> Option<(u64, usize)> {
+        let at = self.places.pci_cfg;
+        let dword =
+            |at: usize| u64::from(self.config.word(at)) | u64::from(self.config.word(at + 2)) << 16;
+        let (offset, length) = (dword(at + 8), dword(at + 12) as usize);
+        let bar = usize::from(self.config.word(at + 4) & 0xff);
+        let sound =
+            bar == BAR && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length as u64);
+        sound.then_some((offset, length))
+    }
+
+    /// Whether a configuration access touches the capability's data.
+    fn is_pci_cfg_data(&self, offset: usize, length: usize) -> bool {
+        let data = self.places.pci_cfg + 16;
+        offset < data + 4 && offset + length > data
+    }
+}
+
+impl PciFunction for VirtioPci {
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn config_read(&mut self, offset: usize, data: &mut [u8]) {
+        if self.is_pci_cfg_data(offset, data.len())
+            && let Some((at, length)) = self.pci_cfg_window()
+        {
+            let mut bytes = [0; 4];
+            self.bar_read(BAR, at, &mut bytes[..length]);
+            self.config.put(self.places.pci_cfg + 16, &bytes);
+        }
+        self.config.read(offset, data);
+    }
+
+    fn config_write(&mut self, offset: usize, data: &[u8]) {
+        self.config.write(offset, data);
+        if self.is_pci_cfg_data(offset, data.len())
+            && let Some((at, length)) = self.pci_cfg_window()
+        {
+            let mut bytes = [0; 4];
+            self.config.read(self.places.pci_cfg + 16, &mut bytes);
+            self.bar_write(BAR, at, &bytes[..length]);
+        }
+        let signals = &self.common.signals;
+        let mut state = signals.state();
+        state.msix.set_control(self.config.word(self.places.msix_control));
+        state.line_disabled = self.config.word(COMMAND) & COMMAND_NO_INTX != 0;
+        signals.settle(&mut state);
+    }
+
+    fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let place = offset % REGION_BYTES;
+        match offset - place {
+            COMMON => self.common.read(place, data),
+            ISR if place == 0 => data[0] = self.common.signals.take_isr(),
+            DEVICE => self.common.device.config_read(place, data),
+            PENDING => self.common.signals.state().msix.read_pending(place, data),
+            NOTIFY | ISR => {}
+            _ if offset < PENDING => {
+                self.common.signals.state().msix.read_table(offset - MSIX_TABLE, data);
+            }
+            _ => {}
+        }
+    }
+
+    fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
+        let place = offset % REGION_BYTES;
+        match offset - place {
+            COMMON => self.common.write(place, data),
+            DEVICE => self.common.device.config_write(place, data),
+            NOTIFY => self.common.ring(place),
+            ISR => {}
+            _ if (MSIX_TABLE..PENDING).contains(&offset) => {
+                let signals = &self.common.signals;
+                let mut state = signals.state();
+                state.msix.write_table(offset - MSIX_TABLE, data);
+                signals.settle(&mut state);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for VirtioPci {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioPci").field("worker", &self.common.worker).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

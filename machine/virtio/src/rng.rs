@@ -1,0 +1,74 @@
+//! The entropy device (virtio 1.2, 5.4): one queue of buffers to fill with random bytes.
+
+use crate::device::{Device, Handler, Kind, Queues};
+use crate::queue::Broken;
+use crate::worker::Waker;
+
+/// Where random bytes come from: fills the slice, or gives nothing.
+pub type Entropy = std::sync::Arc<dyn Fn(&mut [u8]) -> std::io::Result<()> + Send + Sync>;
+
+/// A buffer gets at most this many bytes, which the device may decide (5.4.6.1).
+const MOST: usize = 4096;
+
+/// The device.
+#[derive(Clone)]
+pub struct Rng(Entropy);
+
+impl Rng {
+    /// Random bytes of the host's kernel.
+    pub fn of_host() -> Self {
+        Self::new(std::sync::Arc::new(|bytes: &mut [u8]| {
+            let mut done = 0;
+            while done < bytes.len() {
+                let flags = rustix::rand::GetRandomFlags::empty();
+                done += rustix::rand::getrandom(&mut bytes[done..], flags)?;
+            }
+            Ok(())
+        }))
+    }
+
+    /// Random bytes of one's own, for runs that must repeat.
+    pub fn new(source: Entropy) -> Self {
+        Self(source)
+    }
+}
+
+impl std::fmt::Debug for Rng {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rng")
+    }
+}
+
+impl Device for Rng {
+    fn kind(&self) -> Kind {
+        Kind::Entropy
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[64]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn config_read(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, _features: u64, _waker: Waker) -> Box<dyn Handler> {
+        Box::new(self.clone())
+    }
+}
+
+impl Handler for Rng {
+    fn process(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+        queues.serve(0, |chain| {
+            let mut bytes = [0; MOST];
+            let bytes = &mut bytes[..MOST.min(chain.writable() as usize)];
+            // A host without random bytes gives the guest none, which its driver asks for again.
+            if (self.0)(bytes).is_ok() {
+                chain.write(bytes);
+            }
+            Ok(())
+        })
+    }
+}

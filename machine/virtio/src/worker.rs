@@ -1,0 +1,172 @@
+//! The thread that does a device's work, woken by doorbells and by the host.
+//!
+//! ```text
+//!            start (DRIVER_OK)          process: Broken -> NEEDS_RESET, Halted
+//!   Idle ------------------------> Active ----------------------------------.
+//!    ^                                | reset (status = 0)                   |
+//!    `------- handler dropped <-------'<-------------------------------------'
+//! ```
+//!
+//! Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
+//! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable.
+//! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
+//! the guest is touched.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::device::{Handler, Queues};
+use crate::signals::Signals;
+
+/// A handler with its queues.
+struct Job {
+    handler: Box<dyn Handler>,
+    queues: Queues,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    /// What is to be worked on; `None` while nothing is, or while the thread has it.
+    job: Option<Job>,
+    /// The thread has the job.
+    busy: bool,
+    /// There is something to do.
+    rung: bool,
+    /// The driver wants a reset: the job is dropped as soon as nobody has it.
+    reset: bool,
+    stopped: bool,
+}
+
+/// One device's worker.
+pub struct Worker {
+    name: String,
+    inline: bool,
+    signals: Arc<Signals>,
+    mailbox: Mutex<Mailbox>,
+    changed: Condvar,
+}
+
+/// Gets a handler called from any thread.
+#[derive(Clone)]
+pub struct Waker(Weak<Worker>);
+
+impl Waker {
+    /// Has [`Handler::process`] called soon; nothing if the device is not active any more.
+    pub fn wake(&self) {
+        if let Some(worker) = self.0.upgrade() {
+            worker.ring();
+        }
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(name: String, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
+        let (mailbox, changed) = (Mutex::default(), Condvar::new());
+        Arc::new(Self { name, inline, signals, mailbox, changed })
+    }
+
+    /// A name for its thread.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether doorbells do the work themselves, so that no thread is wanted.
+    pub fn is_inline(&self) -> bool {
+        self.inline
+    }
+
+    pub(crate) fn waker(self: &Arc<Self>) -> Waker {
+        Waker(Arc::downgrade(self))
+    }
+
+    /// The thread's body; returns after [`Worker::stop`].
+    pub fn run(&self) {
+        let mut mailbox = self.lock();
+        while !mailbox.stopped {
+            if !mailbox.rung || mailbox.job.is_none() {
+                mailbox = self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            mailbox = self.work(mailbox);
+        }
+    }
+
+    /// Lets the thread leave when its current work is done; what is active is dropped.
+    pub fn stop(&self) {
+        let mut mailbox = self.lock();
+        mailbox.stopped = true;
+        mailbox.job = None;
+        self.changed.notify_all();
+    }
+
+    /// The driver is ready. What it made available before is found without a doorbell.
+    pub(crate) fn start(&self, handler: Box<dyn Handler>, queues: Queues) {
+        let mut mailbox = self.lock();
+        assert!(mailbox.job.is_none() && !mailbox.busy, "a device is activated after its reset");
+        mailbox.job = Some(Job { handler, queues });
+        drop(mailbox);
+        self.ring();
+    }
+
+    /// A doorbell rang.
+    pub(crate) fn ring(&self) {
+        let mut mailbox = self.lock();
+        mailbox.rung = true;
+        if !self.inline {
+            self.changed.notify_one();
+            return;
+        }
+        while mailbox.rung && mailbox.job.is_some() {
+            mailbox = self.work(mailbox);
+        }
+    }
+
+    /// Asks for a reset; true: it is done. Otherwise ask again.
+    pub(crate) fn reset(&self) -> bool {
+        let mut mailbox = self.lock();
+        mailbox.rung = false;
+        mailbox.reset = mailbox.busy;
+        mailbox.job = None;
+        !mailbox.busy
+    }
+
+    /// One round of the handler, without the lock.
+    fn work<'a>(&'a self, mut mailbox: MutexGuard<'a, Mailbox>) -> MutexGuard<'a, Mailbox> {
+        let Some(mut job) = mailbox.job.take() else { return mailbox };
+        mailbox.rung = false;
+        mailbox.busy = true;
+        drop(mailbox);
+        let done = job.handler.process(&mut job.queues);
+        let (signals, more) = job.queues.take_results();
+        let mut mailbox = self.lock();
+        mailbox.busy = false;
+        if std::mem::take(&mut mailbox.reset) || mailbox.stopped {
+            return mailbox; // the job ends here
+        }
+        self.signals.queues(signals);
+        match done {
+            Ok(()) => {
+                mailbox.job = Some(job);
+                mailbox.rung |= more;
+            }
+            Err(_) => self.signals.needs_reset(),
+        }
+        mailbox
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
+    }
+}
