@@ -3,10 +3,12 @@
 //! ```text
 //!   $XDG_CACHE_HOME/oneroof/kernels/RELEASE/   (ONEROOF_CACHE replaces $XDG_CACHE_HOME/oneroof)
 //!       packages            the packages it came from, a name per line, the one asked for first
+//!       modules             the modules that were looked for in them, a name per line
 //!       boot/vmlinuz-RELEASE    or lib/modules/RELEASE/vmlinuz
 //!       lib/modules/RELEASE/…   the modules that a guest can need
 //! ```
-//! Invariant: a directory of that name is complete; it was renamed into place.
+//! Invariant: a directory of that name is complete; it was renamed into place. One whose modules were chosen
+//! for an older version is as good as none: what is fetched replaces it.
 
 use std::path::{Path, PathBuf};
 
@@ -99,6 +101,9 @@ impl Cache {
             directory.join("lib/modules").join(release).join("vmlinuz"),
         ];
         let path = places.into_iter().find(|path| path.is_file())?;
+        if !keep::is_current(&directory) {
+            return None;
+        }
         let mut kernel = Kernel::at(&path, KernelSource::Cache).ok()?;
         kernel.release = Some(release.to_owned());
         Some(kernel)
@@ -163,10 +168,13 @@ mod tests {
             std::fs::write(boot.join(format!("vmlinuz-{release}")), [7; 100]).expect("temporary");
             let packages = cache.kernels().join(release).join(PACKAGES);
             std::fs::write(packages, format!("{package}\n")).expect("a temporary directory");
+            assert_eq!(cache.release(release), None, "an older version's");
+            keep::keep_needed(&cache.kernels().join(release)).expect("a temporary directory");
         }
-        assert_eq!(cache.holding("6.1-9-x"), Holding { bytes: 102, modules: 0 });
+        let holding = cache.holding("6.1-9-x");
+        assert!(holding.modules == 0 && holding.bytes > 102);
         let pruned = cache.prune().expect("our own directory");
-        assert_eq!(pruned, Pruned { releases: vec!["6.1-9-x".into()], freed: 102 });
+        assert_eq!(pruned, Pruned { releases: vec!["6.1-9-x".into()], freed: holding.bytes });
         assert_eq!(cache.list().len(), 2);
         assert_eq!(cache.prune().expect("nothing to do"), Pruned::default());
     }

@@ -13,16 +13,33 @@ use std::path::{Path, PathBuf};
 /// For guests that run VMs themselves.
 const FOR_HOSTS: &[&str] = &["kvm_amd", "kvm_intel"];
 
+/// The file that says what modules a cached kernel was kept with.
+const KEPT: &str = "modules";
+
+fn roots() -> impl Iterator<Item = &'static str> {
+    crate::initramfs::module_names().chain(FOR_HOSTS.iter().copied())
+}
+
+fn kept_now() -> String {
+    roots().map(|name| format!("{name}\n")).collect()
+}
+
+/// Whether a tree has all modules that this version can load, as far as its package had them. Else it was
+/// fetched by an older one.
+pub(crate) fn is_current(tree: &Path) -> bool {
+    fs::read_to_string(tree.join(KEPT)).is_ok_and(|kept| kept == kept_now())
+}
+
 /// Removes every module below `lib/modules` of an unpacked package that no guest can need; gives
 /// how many stay.
 pub(crate) fn keep_needed(tree: &Path) -> io::Result<usize> {
+    fs::write(tree.join(KEPT), kept_now())?;
     let mut modules = HashMap::new();
     let root = tree.join("lib/modules");
     if root.is_dir() {
         find(&root, &mut modules)?;
     }
-    let roots = crate::initramfs::module_names().chain(FOR_HOSTS.iter().copied());
-    let mut wanted: Vec<String> = roots.map(str::to_owned).collect();
+    let mut wanted: Vec<String> = roots().map(str::to_owned).collect();
     let mut needed = HashSet::new();
     while let Some(name) = wanted.pop() {
         let Some(path) = modules.get(&name) else { continue };
@@ -102,7 +119,7 @@ mod tests {
             fs::create_dir_all(path.parent().expect("in a directory")).expect("temporary");
             fs::write(path, format!("ELF\0license=GPL\0depends={depends}\0")).expect("temporary");
         };
-        module("net/vmw_vsock/vsock.ko", "");
+        module("drivers/char/hw_random/virtio-rng.ko", "");
         module("arch/x86/kvm/kvm-amd.ko", "kvm,ccp");
         module("arch/x86/kvm/kvm.ko", "irq-bypass");
         module("virt/lib/irq-bypass.ko", "");
@@ -111,8 +128,10 @@ mod tests {
         module("drivers/gpu/drm/drm.ko", "");
         fs::write(root.path().join("lib/modules/6.1-x/modules.order"), b"").expect("temporary");
         assert_eq!(count(root.path()), 7);
+        assert!(!is_current(root.path()), "nobody has looked at it");
         assert_eq!(keep_needed(root.path()).expect("our own directory"), 5);
         assert_eq!(count(root.path()), 5);
+        assert!(is_current(root.path()));
         assert!(place.join("virt/lib/irq-bypass.ko").exists());
         assert!(!place.join("drivers/gpu").exists());
         assert!(root.path().join("lib/modules/6.1-x/modules.order").exists());

@@ -199,6 +199,15 @@ mod tests {
         std::fs::write(path, bytes).expect("a temporary directory");
     }
 
+    /// A kernel in the cache, and its path.
+    fn write_cached(root: &Path) -> PathBuf {
+        let tree = root.join("cache/kernels/6.1.0-c");
+        let path = tree.join("boot/vmlinuz-6.1.0-c");
+        write(&path, &bzimage("6.1.0-c "));
+        crate::kernel::keep_needed(&tree).expect("a temporary directory");
+        path
+    }
+
     fn search(root: &Path) -> Search {
         Search {
             argument: None,
@@ -213,7 +222,7 @@ mod tests {
     fn the_order_is_build_tree_running_boot_cache() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let search = search(root.path());
-        let cached = root.path().join("cache/kernels/6.1.0-c/boot/vmlinuz-6.1.0-c");
+        let cached = write_cached(root.path());
         let places = [
             ("cache", cached),
             ("boot", root.path().join("boot/vmlinuz-6.9.0-b")),
@@ -247,10 +256,7 @@ mod tests {
     fn what_is_named_is_taken_or_refused() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let mut search = search(root.path());
-        write(
-            &root.path().join("cache/kernels/6.1.0-c/boot/vmlinuz-6.1.0-c"),
-            &bzimage("6.1.0-c "),
-        );
+        write_cached(root.path());
         search.argument = Some("6.1.0-c".into());
         assert_eq!(search.find().expect("a name in the cache").source, KernelSource::Cache);
         search.argument = Some(root.path().join("nothing"));
