@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod cursor;
+mod disk_images;
 mod firmware;
 mod host_files;
 mod init_protocol;
@@ -19,6 +20,7 @@ mod machine;
 mod virtio;
 mod watchdog;
 
+pub use crate::disk_images::disk_images;
 pub use crate::firmware::firmware;
 pub use crate::host_files::host_files;
 pub use crate::init_protocol::init_protocol;
@@ -32,6 +34,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("disk_images", disk_images),
     ("firmware", firmware),
     ("host_files", host_files),
     ("init_protocol", init_protocol),

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod disk;
 mod doctor;
 mod json;
 mod kernel;
@@ -43,6 +44,7 @@ fn dispatch() -> u8 {
     let done = match arguments.task {
         Task::Run(run) => run::run(run),
         Task::Kernel { task } => kernel::kernel(task),
+        Task::Disk { task } => disk::disk(task),
         Task::Doctor => Ok(doctor::doctor()),
         Task::Version => {
             println!("roof {}", env!("CARGO_PKG_VERSION"));

@@ -1,4 +1,4 @@
-//! A fetch's progress on standard error: one line that changes on a terminal, a line per step
+//! The progress of what takes long, on standard error: one line that changes on a terminal, a line per step
 //! elsewhere.
 
 use std::io::{IsTerminal, Write};
@@ -13,26 +13,33 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn show(&mut self, progress: FetchProgress) {
-        let alive = std::io::stderr().is_terminal();
         match progress {
-            FetchProgress::Step(step) => {
-                self.end();
-                if alive {
-                    self.draw(&format!("{step} …"));
-                } else {
-                    crate::say::line(&format!("roof: {step}"));
-                }
-                self.step = step;
-                self.told = None;
-            }
-            FetchProgress::Fraction(fraction) if alive => {
-                let percent = (fraction * 100.0) as u32;
-                if self.told != Some(percent) {
-                    self.told = Some(percent);
-                    self.draw(&format!("{} … {percent} %", self.step));
-                }
-            }
-            FetchProgress::Fraction(_) => {}
+            FetchProgress::Step(step) => self.step(&step),
+            FetchProgress::Fraction(fraction) => self.percent((fraction * 100.0) as u32),
+        }
+    }
+
+    /// A step begins.
+    pub(crate) fn step(&mut self, step: &str) {
+        self.end();
+        if std::io::stderr().is_terminal() {
+            self.draw(&format!("{step} …"));
+        } else {
+            crate::say::line(&format!("roof: {step}"));
+        }
+        self.step = step.into();
+        self.told = None;
+    }
+
+    /// So much of the step's whole is done.
+    pub(crate) fn part(&mut self, done: u64, all: u64) {
+        self.percent((u128::from(done) * 100 / u128::from(all.max(1))) as u32);
+    }
+
+    fn percent(&mut self, percent: u32) {
+        if self.told != Some(percent) && std::io::stderr().is_terminal() {
+            self.told = Some(percent);
+            self.draw(&format!("{} … {percent} %", self.step));
         }
     }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod compressed;
+pub mod disk;
 pub mod doctor;
 pub mod fetch;
 mod host;

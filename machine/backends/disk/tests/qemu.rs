@@ -256,7 +256,7 @@ fn what_is_not_supported_says_so() {
     let data = format!("data_file={}", folder.path("data").display());
     says(&make("c", "qcow2", &data), "another file");
     for format in ["vmdk", "vdi", "vhdx", "qed"] {
-        says(&make(format, format, ""), &format.to_uppercase());
+        says(&make(format, format, "size=1M"), &format.to_uppercase());
     }
     let info = disk::info(&folder.path("b"), None).expect("its header is readable");
     assert_eq!(info.features, ["encrypted"]);

@@ -2,6 +2,8 @@
 //!
 //! Invariant: values are only given a type here; whether they make sense is the facade's to say.
 
+pub(crate) mod disk;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -40,6 +42,11 @@ pub(crate) enum Task {
     Kernel {
         #[command(subcommand)]
         task: Kernel,
+    },
+    /// Create, look at, resize, check or convert disk images
+    Disk {
+        #[command(subcommand)]
+        task: disk::Disk,
     },
     /// Check what this host offers, and what to fix
     Doctor,
