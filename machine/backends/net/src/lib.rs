@@ -1,0 +1,43 @@
+//! The user-mode network: a guest's Ethernet frames end here, on the sockets of the user who runs it.
+//!
+//! No root, no tap device, no helper process. [`Stack`] is the network as a pure state machine over
+//! [`Host`], the seam to the host's sockets; [`host::Sockets`] are real ones and [`Network`] a thread that
+//! drives both. A device model gives frames to [`Stack::guest_sends`] and takes them from
+//! [`Stack::next_frame`], which makes TCP segments of what the host sent only when there is room for them in the guest.
+//!
+//! Invariants: nothing a guest sends panics or blocks; every table and every buffer is bounded; a guest
+//! reaches neither the host's loopback address nor an address of its own choice as sender.
+#![forbid(unsafe_code)]
+
+mod config;
+mod context;
+mod dhcp;
+mod dns;
+mod forward;
+mod frame;
+pub mod host;
+mod icmp;
+mod link;
+mod network;
+mod slab;
+mod stack;
+mod tcp;
+mod udp;
+
+pub use config::{Config, ConfigError, Ipv4Plan, Ipv6Plan, MTU_MAX, MTU_MIN};
+pub use context::Counters;
+pub use forward::{Forward, ForwardError, Protocol};
+pub use frame::{FRAME_MAX, Incoming, Offload, Outgoing, PartialChecksum, Segments};
+pub use host::{Datagrams, Host, Key, Ready, Stream};
+pub use network::{Network, NetworkError};
+pub use stack::Stack;
+
+/// How much of everything there is at most.
+pub mod limits {
+    pub use crate::dns::QUERIES;
+    pub use crate::forward::FORWARDS;
+    pub use crate::frame::QUEUE_FRAMES;
+    pub use crate::icmp::PINGS;
+    pub use crate::tcp::CONNECTIONS;
+    pub use crate::udp::FLOWS;
+}

@@ -1,0 +1,200 @@
+//! The guest's bytes on their way to the host: order, window, what the host has not taken yet.
+//!
+//! Invariant: `pending` and `early` together hold at most `capacity` bytes: nothing beyond the window is
+//! kept, and the window is the capacity less what is pending, so it is closed by a host socket
+//! that takes no more and its right edge never moves back.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::sequence::{self, Sequence};
+use crate::host::Stream;
+
+/// Pieces that are kept ahead of a gap.
+const EARLY_PIECES: usize = 32;
+
+/// Our window's scale (RFC 7323): capacities up to 8 MiB.
+pub(super) const SCALE: u8 = 7;
+
+pub(super) struct Receive {
+    /// The next byte that is missing.
+    pub(super) next: Sequence,
+    capacity: usize,
+    pending: VecDeque<u8>,
+    early: Vec<(Sequence, Vec<u8>)>,
+    fin_at: Option<Sequence>,
+    /// The guest's FIN has been reached.
+    pub(super) finished: bool,
+    /// The host has been told.
+    told: bool,
+    /// The host's socket may take more.
+    pub(super) writable: bool,
+    /// The window's right edge that the guest last heard of.
+    announced: Sequence,
+}
+
+impl Receive {
+    pub(super) fn new(next: Sequence, capacity: usize) -> Self {
+        Self {
+            next,
+            capacity,
+            pending: VecDeque::new(),
+            early: Vec::new(),
+            fin_at: None,
+            finished: false,
+            told: false,
+            writable: true,
+            announced: next,
+        }
+    }
+
+    /// Bytes that may come from `next` on: what was announced, or what a header can say of the room.
+    pub(super) fn window(&self) -> usize {
+        let granted = sequence::after(self.announced, self.next).max(0) as usize;
+        granted.max((self.capacity - self.pending.len()) >> SCALE << SCALE)
+    }
+
+    /// Notes that `window` was announced; a scaled one may be a little less than was before.
+    pub(super) fn announce(&mut self, window: usize) {
+        let edge = sequence::plus(self.next, window);
+        if sequence::after(edge, self.announced) > 0 {
+            self.announced = edge;
+        }
+    }
+
+    /// The guest's first byte is known only now.
+    pub(super) fn begin(&mut self, next: Sequence) {
+        (self.next, self.announced) = (next, next);
+    }
+
+    /// Whether the window has grown so much that the guest should hear of it (RFC 9293, 3.8.6.2.2).
+    pub(super) fn has_opened(&self) -> bool {
+        let edge = sequence::plus(self.next, self.window());
+        let known = sequence::after(self.announced, self.next).max(0) as usize;
+        let gain = sequence::after(edge, self.announced).max(0) as usize;
+        !self.finished && (gain >= self.capacity / 2 || (known == 0 && gain >= self.capacity / 4))
+    }
+
+    /// All is with the host, and it knows that this is all.
+    pub(super) fn is_done(&self) -> bool {
+        self.told
+    }
+
+    /// Whether something of a segment lies in the window (RFC 9293, section 3.10.7.4).
+    pub(super) fn accepts(&self, at: Sequence, length: usize) -> bool {
+        let window = self.window() as i64;
+        let start = i64::from(sequence::after(at, self.next));
+        let end = start + length as i64;
+        if length == 0 { (0..=window).contains(&start) } else { start < window && end > 0 }
+    }
+
+    /// Takes a segment's payload and FIN. Says whether the guest is to be told at once that
+    /// something is missing or came again.
+    pub(super) fn segment<S: Stream>(
+        &mut self,
+        at: Sequence,
+        payload: &[u8],
+        fin: bool,
+        stream: &mut S,
+    ) -> io::Result<bool> {
+        let offset = sequence::after(at, self.next);
+        let old = (-offset).max(0) as usize;
+        let room = self.window();
+        if fin && !self.finished && offset as i64 + payload.len() as i64 <= room as i64 {
+            self.fin_at.get_or_insert(sequence::plus(at, payload.len()));
+        }
+        let again = old > 0;
+        if offset > 0 {
+            let ahead = offset as usize;
+            let fits = room.saturating_sub(ahead).min(payload.len());
+            self.keep_early(at, &payload[..fits]);
+            return Ok(true);
+        }
+        let fresh = payload.get(old..).unwrap_or_default();
+        let fresh = &fresh[..fresh.len().min(room)];
+        self.take(fresh, stream)?;
+        let gap = self.join_early(stream)?;
+        if self.fin_at == Some(self.next) {
+            self.fin_at = None;
+            self.finished = true;
+            self.early.clear();
+            self.next = sequence::plus(self.next, 1);
+        }
+        self.flush(stream)?;
+        Ok(again || gap)
+    }
+
+    /// Gives the host what it did not take before.
+    pub(super) fn flush<S: Stream>(&mut self, stream: &mut S) -> io::Result<()> {
+        while self.writable && !self.pending.is_empty() {
+            match stream.send(self.pending.as_slices().0) {
+                Ok(count) => drop(self.pending.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.pending.is_empty() && self.pending.capacity() > 65_536 {
+            self.pending = VecDeque::new();
+        }
+        if self.finished && self.pending.is_empty() && !self.told {
+            self.told = true;
+            stream.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Takes bytes that are next: to the host directly as far as it takes them.
+    fn take<S: Stream>(&mut self, mut bytes: &[u8], stream: &mut S) -> io::Result<()> {
+        self.next = sequence::plus(self.next, bytes.len());
+        self.flush(stream)?;
+        while self.writable && self.pending.is_empty() && !bytes.is_empty() {
+            match stream.send(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
+        }
+        self.pending.extend(bytes);
+        Ok(())
+    }
+
+    fn keep_early(&mut self, at: Sequence, bytes: &[u8]) {
+        let held: usize = self.early.iter().map(|(_, piece)| piece.len()).sum();
+        if bytes.is_empty() || held + bytes.len() > self.window() {
+            return;
+        }
+        let covers = |(start, piece): &(Sequence, Vec<u8>)| {
+            let from = sequence::after(at, *start);
+            from >= 0 && from as usize + bytes.len() <= piece.len()
+        };
+        if self.early.iter().any(covers) {
+            return;
+        }
+        let behind =
+            self.early.iter_mut().find(|(start, piece)| sequence::plus(*start, piece.len()) == at);
+        if let Some((_, piece)) = behind {
+            piece.extend_from_slice(bytes);
+        } else if self.early.len() < EARLY_PIECES {
+            self.early.push((at, bytes.to_vec()));
+        }
+    }
+
+    /// Takes what a filled gap makes next; says whether another gap is left.
+    fn join_early<S: Stream>(&mut self, stream: &mut S) -> io::Result<bool> {
+        loop {
+            let next = self.next;
+            let due = |(start, _): &(Sequence, Vec<u8>)| sequence::after(*start, next) <= 0;
+            let Some(index) = self.early.iter().position(due) else {
+                return Ok(!self.early.is_empty());
+            };
+            let (start, piece) = self.early.swap_remove(index);
+            let old = sequence::after(next, start) as usize;
+            if old < piece.len() {
+                // `early` lay in a window whose right edge has not moved back.
+                self.take(&piece[old..], stream)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the terminator, by hand-made segments over a fake host.
