@@ -18,6 +18,7 @@ mod instructions;
 mod irqchip;
 mod machine;
 mod virtio;
+mod network;
 mod watchdog;
 
 pub use crate::disk_images::disk_images;
@@ -28,6 +29,7 @@ pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::virtio::virtio;
+pub use crate::network::network;
 
 /// A target: its name in `fuzz/` and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -40,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("init_protocol", init_protocol),
     ("interp", instructions),
     ("irqchip", irqchip),
+    ("network", network),
     ("ports_and_mmio", ports_and_mmio),
     ("virtio", virtio),
 ];

@@ -109,6 +109,9 @@ impl<S: Stream> Connection<S> {
         let theirs = usize::from(syn.max_seg_size.unwrap_or(536)).max(64);
         self.send.segment_max = theirs.min(mss);
         self.scaling = syn.window_scale.is_some();
+        if !self.scaling {
+            self.receive.limit_to_unscaled();
+        }
         self.send.scale = syn.window_scale.unwrap_or(0).min(14);
         self.send.window = usize::from(syn.window_len);
     }

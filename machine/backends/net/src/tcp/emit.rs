@@ -122,10 +122,8 @@ impl<S: Stream> Connection<S> {
             timestamp: None,
             payload: &[],
         };
-        if !is_syn {
-            self.receive.announce(announced << shift);
-            self.ack_due = false;
-        }
+        self.receive.announce(if is_syn { announced } else { announced << shift });
+        self.ack_due &= is_syn;
         self.frame(outlet, &segment, piece, buffer)
     }
 

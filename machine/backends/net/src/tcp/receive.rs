@@ -54,6 +54,11 @@ impl Receive {
         granted.max((self.capacity - self.pending.len()) >> SCALE << SCALE)
     }
 
+    /// Without scaling a header can't say more than this.
+    pub(super) fn limit_to_unscaled(&mut self) {
+        self.capacity = self.capacity.min(0xffff);
+    }
+
     /// Notes that `window` was announced; a scaled one may be a little less than was before.
     pub(super) fn announce(&mut self, window: usize) {
         let edge = sequence::plus(self.next, window);
