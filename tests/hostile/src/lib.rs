@@ -17,8 +17,8 @@ mod init_protocol;
 mod instructions;
 mod irqchip;
 mod machine;
-mod virtio;
 mod network;
+mod virtio;
 mod watchdog;
 
 pub use crate::disk_images::disk_images;
@@ -28,8 +28,8 @@ pub use crate::init_protocol::init_protocol;
 pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
-pub use crate::virtio::virtio;
 pub use crate::network::network;
+pub use crate::virtio::virtio;
 
 /// A target: its name in `fuzz/` and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));

@@ -170,7 +170,7 @@ fn bytes(count: u64) -> String {
     match units.into_iter().find(|(_, shift)| count >> shift != 0) {
         None => format!("{count} bytes"),
         Some((unit, shift)) => {
-            let tenths = count / ((1 << shift) / 10);
+            let tenths = (u128::from(count) * 10) >> shift;
             format!("{}.{} {unit} ({count} bytes)", tenths / 10, tenths % 10)
         }
     }
@@ -183,6 +183,7 @@ mod tests {
     #[test]
     fn sizes_read_well() {
         assert_eq!(bytes(512), "512 bytes");
+        assert_eq!(bytes(65536), "64.0 KiB (65536 bytes)");
         assert_eq!(bytes(1 << 20), "1.0 MiB (1048576 bytes)");
         assert_eq!(bytes(3 << 29), "1.5 GiB (1610612736 bytes)");
     }

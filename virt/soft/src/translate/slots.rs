@@ -28,7 +28,7 @@ impl Emitter<'_> {
         };
         match second {
             Some(second) if is_taken(second) && !is_taken(first) => {
-                self.from_slot(ins.mnemonic(), size, first, second)
+                self.read_slot(ins.mnemonic(), size, first, second)
             }
             Some(second) if is_taken(first) && !is_taken(second) => {
                 self.with_slot(ins.mnemonic(), size, first, second)
@@ -41,7 +41,7 @@ impl Emitter<'_> {
     }
 
     /// A register OP= a taken one.
-    fn from_slot(&mut self, mnemonic: Mnemonic, size: u8, register: u8, taken: u8) -> bool {
+    fn read_slot(&mut self, mnemonic: Mnemonic, size: u8, register: u8, taken: u8) -> bool {
         let opcode = match mnemonic {
             Mnemonic::Mov => 0x8b,
             Mnemonic::Test => 0x85,
