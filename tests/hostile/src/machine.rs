@@ -53,6 +53,10 @@ pub fn ports_and_mmio(data: &[u8]) {
     let config = MachineConfig {
         test_devices: true,
         serial: (0..4).map(|_| SerialConfig::new(DiscardSink)).collect(),
+        virtio: vec![Box::new(::virtio::Rng::new(Arc::new(|bytes: &mut [u8]| {
+            bytes.fill(0x5a);
+            Ok(())
+        })))],
         fw_cfg_files: vec![("opt/test".into(), vec![1, 2, 3])],
         ..MachineConfig::default()
     };

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::{BarKind, ConfigSpace, Identity, PciFunction};
 use engine::GuestIo;
+use memory::GuestMemory;
 use x86::GuestPhys;
 
 use super::LIMIT;
@@ -165,4 +166,55 @@ fn a_function_answers_where_its_bar_is() {
         io.store(SLOT + 0x10, 0xd800_0000);
         assert_eq!((io.load(0xd000_0ffc), io.load(0xd800_0ffc)), (u32::MAX, 0x1122_3344));
     });
+}
+
+/// An entropy device whose bytes are all 9, on the wired machine: firmware placed its BAR, its worker
+/// has a thread, and its interrupt comes as INTx (slot 1, GSI 17) or as a message.
+#[test]
+fn a_virtio_device_works_from_its_doorbell_to_its_interrupt() {
+    const SLOT: u64 = 0xe000_8000;
+    const RINGS: u64 = 0x10_0000;
+    let nines = |bytes: &mut [u8]| {
+        bytes.fill(9);
+        Ok(())
+    };
+    let ready = Arc::new(Mutex::new(false));
+    let (set_up, memory_of_guest) = (ready.clone(), Arc::new(Mutex::new(None::<Arc<GuestMemory>>)));
+    let slot_for_memory = memory_of_guest.clone();
+    let program = once(move |io| {
+        let memory = lock(&slot_for_memory).clone().expect("set before the start");
+        let put = |at: u64, bytes: &[u8]| {
+            memory.write_physical(GuestPhys(at), bytes).expect("RAM");
+        };
+        assert_eq!(io.load(SLOT), 0x1044_1af4);
+        let bar = u64::from(io.load(SLOT + 0x10));
+        assert!((0xc000_0000..0xe000_0000).contains(&bar), "{bar:#x}");
+        io.store(SLOT + 4, 6);
+        io.route(17, 0x55 | 1 << 15);
+        io.mmio_write(GuestPhys(bar + 0x14), &[3]);
+        io.store(bar + 8, 1);
+        io.store(bar + 0xc, 1); // VERSION_1
+        io.mmio_write(GuestPhys(bar + 0x14), &[11]);
+        for (field, at) in [(0x20, RINGS), (0x28, RINGS + 0x1000), (0x30, RINGS + 0x2000)] {
+            io.store(bar + field, at as u32);
+        }
+        io.mmio_write(GuestPhys(bar + 0x1c), &[1, 0]);
+        io.mmio_write(GuestPhys(bar + 0x14), &[15]);
+        put(RINGS, &(RINGS + 0x3000).to_le_bytes());
+        put(RINGS + 8, &[16, 0, 0, 0, 2, 0, 0, 0]); // 16 bytes to write
+        put(RINGS + 0x1002, &[1, 0]);
+        io.mmio_write(GuestPhys(bar + 0x3000), &[0, 0]);
+        *lock(&set_up) = true;
+    });
+    let rng = virtio::Rng::new(Arc::new(nines));
+    let config = MachineConfig { virtio: vec![Box::new(rng)], ..MachineConfig::default() };
+    let (engine, mut machine) = machine(vec![program], config);
+    *lock(&memory_of_guest) = Some(machine.memory().clone());
+    machine.start().expect("starts");
+    super::eventually("the guest rang", || *lock(&ready));
+    super::eventually("the interrupt came", || engine.vectors() == [0x55]);
+    let mut bytes = [0; 17];
+    machine.memory().read_physical(GuestPhys(RINGS + 0x3000), &mut bytes).expect("RAM");
+    assert_eq!(bytes[..], [&[9; 16][..], &[0]].concat());
+    machine.stop();
 }

@@ -3,6 +3,7 @@
 //! Invariant: [`Effective`] has no defaults left in it; as a command line it gives the same VM.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +71,13 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// The guest cannot change it.
     pub read_only: bool,
+}
+
+impl fmt::Display for DiskConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = if self.read_only { ",ro" } else { "" };
+        write!(f, "{}{suffix}", self.path.display())
+    }
 }
 
 /// How a run is made repeatable: instructions make the time, random numbers come from a seed.
@@ -194,9 +202,8 @@ impl Effective {
         if let Some(initrd) = &self.initrd {
             words.extend(["-i".into(), quoted_path(initrd)]);
         }
-        for DiskConfig { path, read_only } in &self.disks {
-            let suffix = if *read_only { ",ro" } else { "" };
-            words.extend(["-d".into(), quoted(&format!("{}{suffix}", path.display()))]);
+        for disk in &self.disks {
+            words.extend(["-d".into(), quoted(&disk.to_string())]);
         }
         if let Some(append) = &self.append {
             words.extend(["-p".into(), quoted(append)]);
