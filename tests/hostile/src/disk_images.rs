@@ -1,7 +1,6 @@
 //! Disk images of strangers (machine/backends/disk): opened, read, written, checked.
 
-use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use disk::{Create, Disk, Format};
@@ -10,6 +9,8 @@ use crate::cursor::Cursor;
 
 /// Bytes of the sample's disk.
 const SIZE: u64 = 200_704;
+/// The raw backing file's bytes.
+static BASE: [u8; 70_000] = [0x5a; 70_000];
 
 /// Mutations of a sound image, or bytes as they are; then requests of the bytes' choice.
 ///
@@ -18,7 +19,8 @@ const SIZE: u64 = 200_704;
 pub fn disk_images(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let folder = folder();
-    let image = folder.join(format!("image-{:?}", std::thread::current().id()));
+    let image = folder.path().join("image");
+    std::fs::write(folder.path().join("base"), BASE).expect("the temporary directory is writable");
     let selector = cursor.u8();
     let bytes = if selector & 7 == 0 {
         [b"QFI\xfb\0\0\0".as_slice(), cursor.rest()].concat()
@@ -27,7 +29,6 @@ pub fn disk_images(data: &[u8]) {
         mutate(&mut bytes, &mut cursor);
         bytes
     };
-    // Ours to overwrite: the folder is this process's.
     std::fs::write(&image, &bytes).expect("the temporary directory is writable");
     let _ = disk::info(&image, None);
     let _ = disk::check(&image, None, false, &mut |_, _| {});
@@ -36,8 +37,6 @@ pub fn disk_images(data: &[u8]) {
     }
     use_it(&image, selector & 0x10 != 0, &mut cursor);
     let _ = disk::resize(&image, &disk::OpenOptions::default(), u64::from(cursor.u32()), true);
-    // A later input must not meet a file that this one has made huge.
-    let _ = OpenOptions::new().write(true).open(&image).and_then(|file| file.set_len(0));
 }
 
 fn use_it(image: &Path, copy_on_write: bool, cursor: &mut Cursor<'_>) {
@@ -82,12 +81,13 @@ fn mutate(bytes: &mut [u8], cursor: &mut Cursor<'_>) {
 /// A small image with data, zeros and holes, over a backing file or not.
 fn sample(backed: bool) -> &'static [u8] {
     static SAMPLES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
-    &SAMPLES.get_or_init(|| [make("plain", false), make("backed", true)])[usize::from(backed)]
+    &SAMPLES.get_or_init(|| [make(false), make(true)])[usize::from(backed)]
 }
 
-fn make(name: &str, backed: bool) -> Vec<u8> {
-    let (image, base) = (folder().join(name), folder().join("base"));
-    std::fs::write(&base, [0x5a; 70_000]).expect("the temporary directory is writable");
+fn make(backed: bool) -> Vec<u8> {
+    let folder = folder();
+    let (image, base) = (folder.path().join("image"), folder.path().join("base"));
+    std::fs::write(&base, BASE).expect("the temporary directory is writable");
     let wish = Create {
         format: Format::Qcow2,
         size: Some(SIZE),
@@ -107,16 +107,9 @@ fn make(name: &str, backed: bool) -> Vec<u8> {
     std::fs::read(&image).expect("just made")
 }
 
-/// One folder a process, in memory where the host has such a place; it is left to the system.
-fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let place =
-            if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
-        let folder = place.join(format!("oneroof-hostile-{}", std::process::id()));
-        // Left over by a process of the same number.
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).expect("the temporary directory is writable");
-        folder
-    })
+/// A folder that goes with its input, in memory where the host has such a place.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+    tempfile::tempdir_in(place).expect("the temporary directory is writable")
 }

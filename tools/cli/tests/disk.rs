@@ -1,5 +1,6 @@
 //! `roof disk`, as a user types it.
 
+#[allow(dead_code, reason = "kernels are for the other tests")]
 mod common;
 
 use std::process::Output;

@@ -245,15 +245,15 @@ fn what_is_not_supported_says_so() {
     let folder = Folder::new();
     let make = |name: &str, format: &str, options: &str| {
         let image = folder.path(name);
-        qemu_img(&[&"create", &"-q", &"-f", &format, &"-o", &options, &image, &"1M"]);
+        qemu_img(&[&"create", &"-q", &"-f", &format, &"-o", &options, &image]);
         refusal(&image, &disk::OpenOptions::default())
     };
     let says = |text: &str, word: &str| assert!(text.contains(word), "`{word}` in: {text}");
-    says(&make("a", "qcow2", "extended_l2=on,cluster_size=64k"), "subclusters");
+    says(&make("a", "qcow2", "size=1M,extended_l2=on,cluster_size=64k"), "subclusters");
     // Making one takes qemu-img a second of measuring; the header alone says it.
     make_encrypted(&folder.path("b"));
     says(&refusal(&folder.path("b"), &options(None, true)), "is encrypted");
-    let data = format!("data_file={}", folder.path("data").display());
+    let data = format!("size=1M,data_file={}", folder.path("data").display());
     says(&make("c", "qcow2", &data), "another file");
     for format in ["vmdk", "vdi", "vhdx", "qed"] {
         says(&make(format, format, "size=1M"), &format.to_uppercase());
