@@ -253,8 +253,8 @@ impl Emitter<'_> {
         }
     }
 
-    /// An operation whose source is a slot.
-    fn slot_operand(&mut self, opcode: u8, size: u8, register: u8, slot: i32) {
+    /// An operation whose source is a slot; `opcode` is that of its 8-bit form.
+    pub(super) fn slot_operand(&mut self, opcode: u8, size: u8, register: u8, slot: i32) {
         if size == 2 {
             self.asm.bytes.push(0x66);
         }

@@ -71,26 +71,28 @@ impl Emitter<'_> {
         replace(&mut ins, &stands);
         self.note_trap(index, fact);
         self.encode(&ins);
-        stands.iter().flatten().for_each(|stand| self.asm.note_change(stand.1));
-        for (number, scratch) in stands.iter().flatten() {
+        for &(number, scratch) in stands.iter().flatten() {
             if fact.writes >> number & 1 != 0 {
-                self.asm.store(Mem::Gs(at::reg(*number)), *scratch);
+                self.asm.note_change(scratch);
+                self.store_taken(number, scratch);
             }
         }
-        self.note_stood(&stands, fact);
     }
 
-    /// Notes which taken register's value is in S0, too.
-    fn note_stood(&mut self, stands: &[Option<Stand>; 2], fact: &Fact) {
-        for &(number, scratch) in stands.iter().flatten() {
-            let written = fact.writes >> number & 1 != 0;
-            if scratch == S0 && (written || fact.loads >> number & 1 != 0) {
-                self.stood = Some(number);
-                self.asm.forget_changes(S0);
-            } else if written && self.stood == Some(number) {
-                self.stood = None;
-            }
+    /// A taken register = the value of another register, which may be S0.
+    pub(super) fn store_taken(&mut self, number: u8, from: u8) {
+        self.asm.store(Mem::Gs(at::reg(number)), from);
+        if from == S0 {
+            self.hold_in_s0(number);
+        } else if self.stood == Some(number) {
+            self.stood = None;
         }
+    }
+
+    /// S0's value is that of a taken register, until one of them changes.
+    fn hold_in_s0(&mut self, number: u8) {
+        self.stood = Some(number);
+        self.asm.forget_changes(S0);
     }
 
     /// Whether a taken register's value is in S0.
@@ -105,8 +107,7 @@ impl Emitter<'_> {
         }
         self.asm.load(scratch, Mem::Gs(at::reg(number)));
         if scratch == S0 {
-            self.stood = Some(number);
-            self.asm.forget_changes(S0);
+            self.hold_in_s0(number);
         }
     }
 

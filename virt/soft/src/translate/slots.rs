@@ -43,17 +43,17 @@ impl Emitter<'_> {
     /// A register OP= a taken one.
     fn read_slot(&mut self, mnemonic: Mnemonic, size: u8, register: u8, taken: u8) -> bool {
         let opcode = match mnemonic {
-            Mnemonic::Mov => 0x8b,
-            Mnemonic::Test => 0x85,
+            Mnemonic::Mov => 0x8a,
+            Mnemonic::Test => 0x84,
             other => match digit(other) {
-                Some(digit) => digit << 3 | 3,
+                Some(digit) => digit << 3 | 2,
                 None => return false,
             },
         };
         if size < 4 || self.is_in_s0(taken) {
             return false;
         }
-        self.asm.rm(size == 8, &[opcode], register, Mem::Gs(at::reg(taken)));
+        self.slot_operand(opcode, size, register, at::reg(taken));
         true
     }
 
@@ -61,18 +61,18 @@ impl Emitter<'_> {
     fn with_slot(&mut self, mnemonic: Mnemonic, size: u8, taken: u8, register: u8) -> bool {
         let opcode = match (mnemonic, size) {
             // A narrower one would leave the upper half.
-            (Mnemonic::Mov, 8) => 0x89,
-            (Mnemonic::Cmp, 4 | 8) => 0x39,
-            (Mnemonic::Test, 4 | 8) => 0x85,
+            (Mnemonic::Mov, 8) => {
+                self.store_taken(taken, register);
+                return true;
+            }
+            (Mnemonic::Cmp, 4 | 8) => 0x38,
+            (Mnemonic::Test, 4 | 8) => 0x84,
             _ => return false,
         };
-        if opcode != 0x89 && self.is_in_s0(taken) {
+        if self.is_in_s0(taken) {
             return false;
         }
-        self.asm.rm(size == 8, &[opcode], register, Mem::Gs(at::reg(taken)));
-        if opcode == 0x89 && self.stood == Some(taken) {
-            self.stood = None;
-        }
+        self.slot_operand(opcode, size, register, at::reg(taken));
         true
     }
 
