@@ -1,6 +1,8 @@
 //! An emitter for the host instructions around the guest's own (SDM vol. 2, chapter 2).
 //!
-//! Registers are numbers in encoding order. Nothing here knows about guests.
+//! Registers are numbers in encoding order. Nothing here knows about guests but where jumps are looked up.
+
+use crate::cache::layout::JUMP_SHIFT;
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub(crate) enum Mem {
 #[repr(u8)]
 pub(crate) enum Alu {
     And = 4,
+    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -406,6 +409,26 @@ impl Asm {
         self.bytes.extend([0x04, 0x7f, 0x9e]);
     }
 
+    /// JRCXZ to a place that is not known yet, less than 128 bytes away.
+    pub(crate) fn jrcxz(&mut self) -> Hole {
+        self.bytes.extend([0xe3, 0]);
+        Hole(self.bytes.len())
+    }
+
+    /// Completes a JRCXZ: it goes to here.
+    pub(crate) fn land_short(&mut self, hole: Hole) {
+        let distance = i8::try_from(self.here() - hole.0).expect("what it skips is short");
+        self.bytes[hole.0 - 1] = distance as u8;
+    }
+
+    /// Jumps to a place that is not known yet unless RCX is 0.
+    pub(crate) fn jump_unless_rcx_is_0(&mut self) -> Hole {
+        let goes_on = self.jrcxz();
+        let from = self.jmp();
+        self.land_short(goes_on);
+        from
+    }
+
     /// Completes a jump: it goes to here.
     pub(crate) fn land(&mut self, hole: Hole) {
         self.land_far(hole, self.here() as i64);
@@ -429,6 +452,15 @@ impl Asm {
     /// WRGSBASE.
     pub(crate) fn write_gs_base(&mut self, register: u8) {
         self.bytes.extend([0xf3, 0x48 | register >> 3, 0x0f, 0xae, 0xd8 | register & 7]);
+    }
+
+    /// A register, which holds the same address as another one = place of its entry in the jump
+    /// cache; changes the flags.
+    pub(crate) fn jump_entry(&mut self, register: u8, address: u8) {
+        self.shr(register, JUMP_SHIFT);
+        self.rr(false, &[0x01], address, register);
+        self.rr(false, &[0x0f, 0xb7], register, register);
+        self.shl(register, 4);
     }
 
     /// Jumps where an address is not canonical; changes the register.

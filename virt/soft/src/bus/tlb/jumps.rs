@@ -13,13 +13,18 @@ use crate::cache::state::NativeState;
 
 #[inline(always)]
 fn jump_slot(linear: u64) -> usize {
-    (linear ^ linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
+    linear.wrapping_add(linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
 }
+
+/// The entries in which a zero would be an address of theirs: address 0 has the first, and is looked
+/// for in the last as well where the budget is spent.
+pub(super) const NOT_ZERO: [usize; 2] = [0, JUMP_ENTRIES - 1];
 
 /// An address of another entry, as [`no_tag`].
 pub(super) fn no_jump(place: usize) -> JumpEntry {
-    JumpEntry { linear: u64::from(place == 0), code: 0 }
+    JumpEntry { linear: u64::from(NOT_ZERO.contains(&place)), code: 0 }
 }
+
 /// The slots that lead to a linear address, among a context's links.
 fn slots_at(linear: u64) -> RangeInclusive<(u64, u32)> {
     (linear, 0)..=(linear, u32::MAX)
@@ -114,9 +119,11 @@ impl Tlb {
     /// Notes that code of a page of RAM runs at a linear page of the current context.
     fn code_runs_at(&mut self, linear: u64, ram: u64) {
         let context = &mut self.contexts[self.current];
-        if context.code.get(&linear).is_some_and(|&before| before != ram) {
+        match context.code.get(&linear) {
+            Some(&before) if before == ram => return,
             // What is found by its page of RAM must be all that leads there.
-            self.forget_page_jumps(self.current, linear);
+            Some(_) => self.forget_page_jumps(self.current, linear),
+            None => {}
         }
         self.look_for_alias(linear, ram);
         let context = &mut self.contexts[self.current];
