@@ -8,10 +8,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+use crate::mapping::reserve;
 use crate::memory::{GuestMemory, RamOffset};
 
 /// A stretch of the process's address space, inaccessible until RAM is shown in it.
@@ -25,20 +26,11 @@ pub struct Reservation {
 unsafe impl Send for Reservation {}
 
 impl Reservation {
-    /// Reserves `length` bytes: a multiple of the page size, not backed by anything.
+    /// Reserves `length` bytes, a multiple of the page size, not backed by anything, from where a
+    /// large page can begin.
     pub fn new(length: usize) -> io::Result<Self> {
         assert!(length > 0 && length.is_multiple_of(4096), "reservations are whole pages");
-        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
-        let base = unsafe {
-            mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )?
-        };
-        let base = NonNull::new(base.cast()).expect("mmap never returns null without MAP_FIXED");
-        Ok(Self { base, length })
+        Ok(Self { base: reserve(length)?, length })
     }
 
     /// Host address of its first byte.

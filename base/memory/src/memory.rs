@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{Ordering, fence};
 
@@ -15,7 +16,7 @@ use x86::GuestPhys;
 use x86::addr::PAGE_SIZE;
 
 use crate::access::{self, Scalar};
-use crate::mapping::Mapping;
+use crate::mapping::{LARGE_PAGE, Mapping};
 use crate::tracking::{CodeListener, Listener, PageBitmap};
 
 /// A byte's place in RAM, counted without the holes of the physical map. Holding one proves
@@ -107,6 +108,16 @@ impl GuestMemory {
     pub fn file(&self) -> &File {
         self.mapping.file()
     }
+
+    /// Asks the host to hold [`GuestMemory::LARGE_PAGE`] bytes of RAM, which are all in use, in one page
+    /// of its own: what reaches them then takes one entry of its TLB. Takes up to some
+    /// milliseconds. Fails where the host has no such page left, or cannot (before Linux 6.1).
+    pub fn make_large(&self, ram: RamOffset) -> io::Result<()> {
+        self.mapping.collapse(ram.0 as usize)
+    }
+
+    /// Bytes of the host's large pages.
+    pub const LARGE_PAGE: u64 = LARGE_PAGE as u64;
 
     /// The host address of RAM's first byte, for engines that hand the mapping to the kernel.
     pub fn host_base(&self) -> *mut u8 {

@@ -3,6 +3,7 @@
 mod bound;
 mod hypercall;
 mod kvm_clock;
+mod large;
 mod memory;
 mod msr;
 pub(crate) mod peers;
@@ -54,6 +55,7 @@ pub(crate) struct SoftBus {
     virtual_time: Option<Arc<VirtualTime>>,
     pub(crate) added_ns: u64,
     random_state: u64,
+    large: large::Large,
 }
 
 /// DR0-3 and DR7 as the memory path needs them.
@@ -82,6 +84,7 @@ impl SoftBus {
             added_ns: 0,
             random_state: shared.virtual_time.as_ref().map_or(0, |time| time.seed()),
             virtual_time: shared.virtual_time.clone(),
+            large: large::Large::default(),
             shared,
         })
     }

@@ -499,6 +499,7 @@ impl SoftVcpu {
         if self.cpu.bus.retired >= self.next_sample {
             self.next_sample = self.cpu.bus.retired + SLICE;
             self.found_running(block);
+            self.cpu.bus.make_large_pages();
         }
     }
 

@@ -13,6 +13,7 @@ mod dirty;
 mod flat;
 mod handler;
 mod kernel;
+mod large;
 mod layout;
 mod opcodes;
 mod operand;

@@ -151,3 +151,31 @@ impl Tlb {
         self.windows.take_stale(self.current)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_miss_too_much_are_tried_again_later_and_later() {
+        let mut worth = Worth::of(1);
+        assert_eq!((worth.sample(), worth.sample()), (1, 2));
+        let mut pauses = Vec::new();
+        for _ in 0..3 {
+            let shown = (0..10 * FREE_SHOWS).take_while(|_| worth.show()).count() as u32;
+            assert!((FREE_SHOWS..FREE_SHOWS + 3).contains(&shown), "{shown}");
+            assert!(worth.misses_too_much() && worth.may_have_windows());
+            worth.refuse();
+            assert!(!worth.may_have_windows() && !worth.misses_too_much());
+            pauses.push((0..).take_while(|_| worth.sample() == 0).count() as u32);
+            assert!(worth.may_have_windows());
+        }
+        assert_eq!(pauses, [PAUSE, 2 * PAUSE, 4 * PAUSE]);
+    }
+
+    #[test]
+    fn one_page_a_sample_is_not_too_much() {
+        let mut worth = Worth::of(1);
+        assert!((0..20 * FREE_SHOWS).all(|_| worth.sample() > 0 && worth.show()));
+    }
+}
