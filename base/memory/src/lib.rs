@@ -9,6 +9,7 @@ mod access;
 mod alias;
 mod mapping;
 mod memory;
+mod release;
 mod tracking;
 
 pub use access::Scalar;

@@ -52,6 +52,7 @@ fn run() -> Result<(), String> {
     for trouble in prepare(&job) {
         link.send(&FromGuest::Notice(trouble))?;
     }
+    modules::load_later(&job.modules);
     let (code, signal) = session::run(&job, &mut link)?;
     link.send(&FromGuest::Exit { code, signal })?;
     link.drain();

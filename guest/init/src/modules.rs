@@ -7,12 +7,16 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use protocol::{Module, ModuleTrigger};
 use rustix::io::Errno;
 
 /// The PCI vendor of every virtio device (virtio 1.3, 4.1.2).
 const VIRTIO_VENDOR: &str = "0x1af4";
+
+/// Most commands are over by then.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Loads what this machine needs; gives what went wrong.
 pub(crate) fn load(modules: &[Module]) -> Vec<String> {
@@ -23,8 +27,28 @@ pub(crate) fn load(modules: &[Module]) -> Vec<String> {
     let wanted = modules.iter().filter(|module| match module.trigger {
         ModuleTrigger::Always => true,
         ModuleTrigger::VirtioDevice => virtio,
+        ModuleTrigger::Later => false,
     });
     wanted.filter_map(|module| load_one(module).err()).collect()
+}
+
+/// Loads in the background what can wait. Nobody waits for it either, so what goes wrong is told on
+/// the kernel's console.
+pub(crate) fn load_later(modules: &[Module]) {
+    let later = |module: &&Module| module.trigger == ModuleTrigger::Later;
+    let later: Vec<Module> = modules.iter().filter(later).cloned().collect();
+    if later.is_empty() || !has_pci_vendor(VIRTIO_VENDOR) {
+        return;
+    }
+    let body = move || {
+        std::thread::sleep(PATIENCE);
+        for trouble in later.iter().filter_map(|module| load_one(module).err()) {
+            eprintln!("oneroof-init: {trouble}");
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("modules".into()).spawn(body) {
+        eprintln!("oneroof-init: cannot load modules later: {error}");
+    }
 }
 
 fn load_one(module: &Module) -> Result<(), String> {

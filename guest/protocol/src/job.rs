@@ -36,6 +36,9 @@ pub enum ModuleTrigger {
     Always,
     /// When the machine has a virtio PCI device (vendor 0x1AF4).
     VirtioDevice,
+    /// As [`Self::VirtioDevice`], a second after the command was started: what only matters to guests
+    /// that stay costs the others nothing.
+    Later,
 }
 
 /// A kernel module in the initramfs.
@@ -101,6 +104,7 @@ impl Job {
             out.push(match module.trigger {
                 ModuleTrigger::Always => 0,
                 ModuleTrigger::VirtioDevice => 1,
+                ModuleTrigger::Later => 2,
             });
             put_string(&mut out, &module.path);
         }
@@ -190,6 +194,7 @@ impl<'a> Reader<'a> {
         let trigger = match self.u8()? {
             0 => ModuleTrigger::Always,
             1 => ModuleTrigger::VirtioDevice,
+            2 => ModuleTrigger::Later,
             _ => return Err(self.damaged()),
         };
         Ok(Module { trigger, path: self.string()? })
@@ -208,10 +213,10 @@ mod tests {
             cwd: b"/root".to_vec(),
             argv: vec![b"sh".to_vec(), b"-c".to_vec(), b"exit 7".to_vec()],
             env: vec![b"TERM=xterm".to_vec()],
-            modules: vec![Module {
-                trigger: ModuleTrigger::VirtioDevice,
-                path: b"/m/a.ko".to_vec(),
-            }],
+            modules: vec![
+                Module { trigger: ModuleTrigger::VirtioDevice, path: b"/m/a.ko".to_vec() },
+                Module { trigger: ModuleTrigger::Later, path: b"/m/b.ko".to_vec() },
+            ],
         }
     }
 

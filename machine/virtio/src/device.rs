@@ -17,6 +17,7 @@ pub enum Kind {
     Block = 2,
     Console = 3,
     Entropy = 4,
+    Balloon = 5,
 }
 
 impl Kind {
@@ -26,7 +27,7 @@ impl Kind {
             Self::Network => [0x02, 0x00, 0x00],
             Self::Block => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
-            Self::Entropy => [0xff, 0x00, 0x00],
+            Self::Entropy | Self::Balloon => [0xff, 0x00, 0x00],
         }
     }
 }
@@ -93,12 +94,26 @@ impl Queues {
         index: usize,
         mut serve: impl FnMut(&mut Chain) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
+        self.take(index, |mut chain| serve(&mut chain).map(|()| Some(chain)))
+    }
+
+    /// As [`Queues::serve`], for devices that keep a chain for later: what `take` gives back is
+    /// pushed.
+    ///
+    /// # Errors
+    /// What the queue or `take` finds broken.
+    pub fn take(
+        &mut self,
+        index: usize,
+        mut take: impl FnMut(Chain) -> Result<Option<Chain>, Broken>,
+    ) -> Result<(), Broken> {
         let Some(Some(queue)) = self.list.get_mut(index) else { return Ok(()) };
         queue.silence_doorbell();
         for _ in 0..queue.size() {
-            let Some(mut chain) = queue.pop()? else { break };
-            serve(&mut chain)?;
-            queue.push(chain);
+            let Some(chain) = queue.pop()? else { break };
+            if let Some(done) = take(chain)? {
+                queue.push(done);
+            }
         }
         self.more |= queue.arm_doorbell();
         self.signal(index);

@@ -12,6 +12,7 @@
 //! that happens is DEVICE_NEEDS_RESET; no vCPU waits for a device's I/O.
 #![forbid(unsafe_code)]
 
+mod balloon;
 pub mod block;
 mod device;
 mod pci;
@@ -20,6 +21,7 @@ mod rng;
 mod signals;
 mod worker;
 
+pub use balloon::{Balloon, BalloonControl, GuestStatistics};
 pub use device::{Device, Handler, Kind, Queues};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};

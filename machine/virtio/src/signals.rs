@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) config_vector: u16,
     pub(crate) queue_vectors: Vec<u16>,
     pub(crate) line_disabled: bool,
+    /// Changes with the device's configuration space (4.1.4.3.1).
+    pub(crate) generation: u8,
     isr: u8,
 }
 
@@ -52,6 +54,7 @@ impl Signals {
                 config_vector: NO_VECTOR,
                 queue_vectors: vec![NO_VECTOR; queues],
                 line_disabled: false,
+                generation: 0,
                 isr: 0,
             }),
         })
@@ -87,6 +90,16 @@ impl Signals {
         for index in (0..state.queue_vectors.len()).filter(|index| bits >> index & 1 != 0) {
             let vector = state.queue_vectors[index];
             self.raise(&mut state, vector, ISR_QUEUE);
+        }
+    }
+
+    /// The device changed its configuration space by itself.
+    pub(crate) fn config_changed(&self) {
+        let mut state = self.state();
+        state.generation = state.generation.wrapping_add(1);
+        if state.status & status::DRIVER_OK != 0 {
+            let vector = state.config_vector;
+            self.raise(&mut state, vector, ISR_CONFIG);
         }
     }
 

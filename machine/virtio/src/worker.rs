@@ -57,6 +57,13 @@ impl Waker {
             worker.ring();
         }
     }
+
+    /// Tells the driver that the device changed its configuration space.
+    pub fn config_changed(&self) {
+        if let Some(worker) = self.0.upgrade() {
+            worker.signals.config_changed();
+        }
+    }
 }
 
 impl fmt::Debug for Waker {

@@ -19,6 +19,7 @@ mod irqchip;
 mod machine;
 mod network;
 mod virtio;
+mod virtio_devices;
 mod watchdog;
 
 pub use crate::disk_images::disk_images;
@@ -30,6 +31,7 @@ pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::network::network;
 pub use crate::virtio::virtio;
+pub use crate::virtio_devices::virtio_devices;
 
 /// A target: its name in `fuzz/` and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -45,4 +47,5 @@ pub const TARGETS: &[Target] = &[
     ("network", network),
     ("ports_and_mmio", ports_and_mmio),
     ("virtio", virtio),
+    ("virtio_devices", virtio_devices),
 ];

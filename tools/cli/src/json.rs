@@ -43,6 +43,7 @@ struct Guest {
     start_cpu_ms: f64,
     unpack_cpu_ms: f64,
     instructions: Vec<Option<u64>>,
+    returned_bytes: u64,
     #[serde(flatten)]
     deterministic: Option<Deterministic>,
     console_tail: Vec<String>,
@@ -80,6 +81,7 @@ pub(crate) fn write(file: &mut File, report: &RunReport) -> Result<()> {
         start_cpu_ms: milliseconds(report.start_cpu),
         unpack_cpu_ms: milliseconds(report.unpack_cpu),
         instructions: report.instructions.clone(),
+        returned_bytes: report.returned_bytes,
         deterministic: effective.deterministic.as_ref().zip(report.events).map(deterministic),
         console_tail: report.console_tail.clone(),
     };

@@ -3,7 +3,9 @@
 //! They stand beside `cargo test` because they take kernels, QEMU and minutes. The closing line
 //! counts what ran; what cannot run on a machine is skipped with its reason.
 
+mod balloon;
 pub(crate) mod boot;
+mod conversation;
 mod disk;
 pub(crate) mod initrd;
 pub(crate) mod kernels;

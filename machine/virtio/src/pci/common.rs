@@ -88,7 +88,7 @@ impl Common {
         let state = self.signals.state();
         put(0x10, &state.config_vector.to_le_bytes());
         put(0x12, &(self.queues.len() as u16).to_le_bytes());
-        put(0x14, &[state.status, 0]); // no configuration changes, so its generation stays 0
+        put(0x14, &[state.status, state.generation]);
         put(0x16, &self.queue_select.to_le_bytes());
         let index = usize::from(self.queue_select);
         let Some(queue) = self.queues.get(index) else { return image };

@@ -203,6 +203,13 @@ impl Chain {
         }
     }
 
+    /// Takes the next buffer to write as it is, for devices that are told of memory rather than
+    /// given room for an answer; [`Chain::written`] does not count it.
+    pub fn next_writable(&mut self) -> Option<(GuestPhys, u64)> {
+        let (start, length) = self.writable.next(usize::MAX)?;
+        Some((start, length as u64))
+    }
+
     /// Copies bytes to where the next ones are to be written; gives how many had room.
     pub fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use protocol::ModuleTrigger;
-use protocol::ModuleTrigger::{Always, VirtioDevice};
+use protocol::ModuleTrigger::{Always, Later, VirtioDevice};
 
 use crate::kernel::{KernelModules, depends_in};
 
@@ -32,9 +32,11 @@ pub enum Hardware {
     Share,
     /// Keyboard and tablet.
     Input,
+    /// A balloon, by which unused memory goes back to the host.
+    Balloon,
 }
 
-use Hardware::{Console, Disk, Entropy, Input, Network, Share, Socket};
+use Hardware::{Balloon, Console, Disk, Entropy, Input, Network, Share, Socket};
 
 /// A module to pack.
 pub(super) struct Wanted {
@@ -57,7 +59,11 @@ pub(super) const TABLE: &[(&str, Option<Hardware>)] = &[
     ("virtiofs", Some(Share)),
     ("overlay", Some(Share)),
     ("virtio_input", Some(Input)),
+    ("virtio_balloon", Some(Balloon)),
 ];
+
+/// Modules that no command waits for.
+const PATIENT: &[&str] = &["virtio_balloon"];
 
 /// The transport of them all.
 pub(super) const TRANSPORT: &str = "virtio_pci";
@@ -72,7 +78,9 @@ pub(super) fn wanted(modules: &KernelModules, hardware: &[Hardware]) -> Vec<Want
     for (name, needed_for) in TABLE {
         match needed_for {
             None => order.add(name, Always),
-            Some(one) if hardware.contains(one) => order.add(name, VirtioDevice),
+            Some(one) if hardware.contains(one) => {
+                order.add(name, if PATIENT.contains(name) { Later } else { VirtioDevice });
+            }
             Some(_) => {}
         }
     }

@@ -22,6 +22,7 @@ use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
 
 use virtio::block::Disk;
+use virtio::{Balloon, BalloonControl};
 
 use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
@@ -59,6 +60,7 @@ const CHUNK: usize = 16 * 1024;
 pub(super) struct Prepared {
     machine: Machine,
     pub(super) unpack_cpu: Duration,
+    pub(super) balloon: BalloonControl,
     input: Option<Arc<FixedInput>>,
 }
 
@@ -158,6 +160,9 @@ pub(super) fn assemble(
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
     let mut config = machine_config(effective, outbox, input.clone(), time)?;
     config.virtio = super::disks::devices(effective, files.disks);
+    let balloon = Balloon::new(memory.clone());
+    let balloon_control = balloon.control();
+    config.virtio.push(Box::new(balloon));
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
@@ -178,7 +183,7 @@ pub(super) fn assemble(
     })?;
     let pouring = initrd.map_or(Duration::ZERO, |initrd| initrd.cpu.get());
     let unpack_cpu = cpu_time().saturating_sub(before).saturating_sub(pouring);
-    Ok(Prepared { machine, unpack_cpu, input })
+    Ok(Prepared { machine, unpack_cpu, input, balloon: balloon_control })
 }
 
 fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RunError {

@@ -143,6 +143,8 @@ pub struct RunReport {
     pub initrd_bytes: u64,
     /// Instructions that each vCPU retired; `None` where the engine does not count.
     pub instructions: Vec<Option<u64>>,
+    /// Memory that the guest did not need any more and that went back to the host, each time.
+    pub returned_bytes: u64,
     /// Of a deterministic run: what happened, and after how many instructions.
     pub events: Option<EventDigest>,
     /// The last lines of the guest's kernel console.

@@ -120,7 +120,7 @@ impl Vm {
     /// Runs the VM to its end.
     pub fn run(self, events: &mut dyn FnMut(Event)) -> RunReport {
         let Self { effective, outbox, guest, initrd_bytes, fixed_input } = self;
-        let unpack_cpu = guest.unpack_cpu;
+        let (unpack_cpu, balloon) = (guest.unpack_cpu, guest.balloon.clone());
         let start_cpu = super::assemble::cpu_time();
         let started = Instant::now();
         let running = guest.start(&outbox);
@@ -155,6 +155,7 @@ impl Vm {
             unpack_cpu,
             initrd_bytes,
             instructions,
+            returned_bytes: balloon.released_bytes(),
             events: digest,
             console_tail: console.into_tail(),
         }
@@ -178,7 +179,7 @@ fn pack(
     effective: &Effective,
     events: &mut dyn FnMut(Event),
 ) -> Result<Archive, RunError> {
-    let mut hardware = vec![Hardware::Entropy];
+    let mut hardware = vec![Hardware::Entropy, Hardware::Balloon];
     if !effective.disks.is_empty() {
         hardware.push(Hardware::Disk);
     }

@@ -1,0 +1,4 @@
+//! The small virtio devices under a hostile driver (tests/hostile).
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::virtio_devices(data));

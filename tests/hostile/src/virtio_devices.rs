@@ -1,0 +1,179 @@
+//! The small virtio devices under a hostile driver: descriptors, rings and registers of any content on
+//! any of their queues, while the host's side does what it may (machine/virtio).
+
+use std::sync::Arc;
+
+use devices::pci::PciFunction;
+use memory::GuestMemory;
+use virtio::{Balloon, Device, Interrupter, VirtioPci};
+use x86::GuestPhys;
+
+use crate::cursor::Cursor;
+
+const RAM: u64 = 0x4_0000;
+const QUEUE_BYTES: u64 = 0x1000;
+const SIZE: u16 = 16;
+/// Within a queue's page: descriptors first, then the rings.
+const AVAILABLE: u64 = 0x400;
+const USED: u64 = 0x800;
+const BUFFERS: u64 = 0x2_0000;
+const STEPS: usize = 256;
+const NOTIFY: u64 = 0x3000;
+const BAR_BYTES: u64 = 0x8000;
+const DEVICE: u64 = 0x2000;
+
+/// A device and what the host does to it: a number says what.
+struct Bench {
+    function: VirtioPci,
+    memory: Arc<GuestMemory>,
+    queues: u16,
+    host: Box<dyn FnMut(&mut Cursor<'_>)>,
+}
+
+/// Bytes as what a driver does to one of the devices.
+///
+/// # Panics
+/// The device panicked, or could not be had again after a reset.
+pub fn virtio_devices(data: &[u8]) {
+    let mut cursor = Cursor::new(data);
+    let mut bench = bench(cursor.u8());
+    let features = cursor.u64() | 1 << 32;
+    negotiate(&mut bench, features);
+    for _ in 0..STEPS {
+        if cursor.is_empty() {
+            break;
+        }
+        step(&mut bench, &mut cursor);
+    }
+    bench.function.bar_write(0, 0x14, &[0]);
+    for queue in 0..bench.queues {
+        put(&bench.memory, ring(queue) + AVAILABLE, &[0; 4]);
+    }
+    negotiate(&mut bench, 1 << 32);
+    let mut status = [0];
+    bench.function.bar_read(0, 0x14, &mut status);
+    assert_eq!(status, [0xf], "empty rings are sound ones");
+}
+
+fn bench(which: u8) -> Bench {
+    let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
+    let (device, host) = device(which, &memory);
+    let queues = device.queue_sizes().len() as u16;
+    let function = VirtioPci::new(device, memory.clone(), Arc::new(Nobody), true);
+    Bench { function, memory, queues, host }
+}
+
+type Made = (Box<dyn Device>, Box<dyn FnMut(&mut Cursor<'_>)>);
+
+fn device(_which: u8, memory: &Arc<GuestMemory>) -> Made {
+    let balloon = Balloon::new(memory.clone());
+    let control = balloon.control();
+    let host = move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
+        0 => control.set_target_bytes(cursor.u64()),
+        _ => control.request_statistics(),
+    };
+    (Box::new(balloon), Box::new(host))
+}
+
+fn ring(queue: u16) -> u64 {
+    0x1000 + u64::from(queue % 16) * QUEUE_BYTES
+}
+
+fn put(memory: &GuestMemory, address: u64, bytes: &[u8]) {
+    memory.write_physical(GuestPhys(address), bytes).expect("RAM");
+}
+
+/// What a sound driver does up to DRIVER_OK, with those of these features that the device has.
+fn negotiate(bench: &mut Bench, features: u64) {
+    let function = &mut bench.function;
+    function.bar_write(0, 0x14, &[1]);
+    function.bar_write(0, 0x14, &[3]);
+    for half in [0_u32, 1] {
+        function.bar_write(0, 0, &half.to_le_bytes());
+        let mut offered = [0; 4];
+        function.bar_read(0, 4, &mut offered);
+        let accepted = u32::from_le_bytes(offered) & (features >> (32 * half)) as u32;
+        function.bar_write(0, 8, &half.to_le_bytes());
+        function.bar_write(0, 12, &accepted.to_le_bytes());
+    }
+    function.bar_write(0, 0x14, &[0xb]);
+    for queue in 0..bench.queues {
+        function.bar_write(0, 0x16, &queue.to_le_bytes());
+        let mut most = [0; 2];
+        function.bar_read(0, 0x18, &mut most);
+        let size = SIZE.min(u16::from_le_bytes(most));
+        function.bar_write(0, 0x18, &size.to_le_bytes());
+        let start = ring(queue);
+        for (at, address) in [(0x20, start), (0x28, start + AVAILABLE), (0x30, start + USED)] {
+            function.bar_write(0, at, &address.to_le_bytes());
+        }
+        function.bar_write(0, 0x1c, &[1, 0]);
+    }
+    function.bar_write(0, 0x14, &[0xf]);
+}
+
+fn step(bench: &mut Bench, cursor: &mut Cursor<'_>) {
+    let operation = cursor.u8();
+    let width = [1, 2, 4, 8][usize::from(operation >> 6)];
+    let queue = u16::from(operation >> 3 & 7) % bench.queues;
+    match operation & 7 {
+        0 | 1 => descriptor(bench, queue, cursor),
+        2 | 3 => offer(bench, queue, cursor),
+        4 => {
+            let address = BUFFERS + u64::from(cursor.u16());
+            let count = usize::from(cursor.u8());
+            put(&bench.memory, address, cursor.take(count));
+        }
+        5 => (bench.host)(cursor),
+        6 => {
+            let offset = DEVICE + u64::from(cursor.u8());
+            bench.function.bar_write(0, offset, &cursor.u64().to_le_bytes()[..width]);
+            bench.function.bar_read(0, offset, &mut [0; 8][..width]);
+        }
+        _ => {
+            let offset = u64::from(cursor.u16()) % (BAR_BYTES - 8);
+            bench.function.bar_write(0, offset, &cursor.u64().to_le_bytes()[..width]);
+        }
+    }
+}
+
+/// A descriptor that is more often sound than random bytes are.
+fn descriptor(bench: &Bench, queue: u16, cursor: &mut Cursor<'_>) {
+    let place = cursor.u8();
+    let mut bytes = [0; 16];
+    let address = match place >> 5 {
+        0 => cursor.u64(),
+        _ => u64::from(cursor.u16()) + BUFFERS,
+    };
+    bytes[..8].copy_from_slice(&address.to_le_bytes());
+    let length = match place >> 5 {
+        1 => cursor.u32(),
+        2 | 3 => u32::from(cursor.u16()),
+        _ => u32::from(cursor.u8()),
+    };
+    bytes[8..12].copy_from_slice(&length.to_le_bytes());
+    bytes[12] = cursor.u8() & 7;
+    bytes[14] = cursor.u8() & 15;
+    put(&bench.memory, ring(queue) + 16 * u64::from(place & 15), &bytes);
+}
+
+/// One more entry, and the doorbell.
+fn offer(bench: &mut Bench, queue: u16, cursor: &mut Cursor<'_>) {
+    let available = ring(queue) + AVAILABLE;
+    let mut index = [0; 2];
+    bench.memory.read_physical(GuestPhys(available + 2), &mut index).expect("RAM");
+    let index = u16::from_le_bytes(index);
+    let head = u16::from(cursor.u8() & 15).to_le_bytes();
+    put(&bench.memory, available + 4 + 2 * u64::from(index % SIZE), &head);
+    put(&bench.memory, available + 2, &index.wrapping_add(1).to_le_bytes());
+    bench.function.bar_write(0, NOTIFY + 4 * u64::from(queue), &[0, 0]);
+}
+
+/// Hears no interrupt.
+struct Nobody;
+
+impl Interrupter for Nobody {
+    fn message(&self, _address: u64, _data: u32) {}
+
+    fn line(&self, _asserted: bool) {}
+}
