@@ -260,6 +260,12 @@ impl Machine {
         self.pc.serial_inputs.get(port).cloned()
     }
 
+    /// The virtio devices in the order of [`MachineConfig::virtio`]: what each is, and how far the
+    /// guest ever came with it.
+    pub fn virtio_use(&self) -> Vec<(virtio::Kind, virtio::Use)> {
+        self.pc.workers.iter().map(|worker| (worker.kind(), worker.used())).collect()
+    }
+
     /// Guest RAM.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory

@@ -26,7 +26,7 @@ pub use device::{Device, Handler, Kind, Queues};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};
-pub use signals::Interrupter;
+pub use signals::{Interrupter, Use};
 pub use worker::{Waker, Worker};
 
 /// Feature bits of all devices (virtio 1.2, 6).

@@ -10,6 +10,7 @@ use crate::pci::msix::{Message, Msix, NO_VECTOR};
 
 /// Device status (virtio 1.2, 2.1).
 pub(crate) mod status {
+    pub(crate) const ACKNOWLEDGE: u8 = 1;
     pub(crate) const DRIVER_OK: u8 = 4;
     pub(crate) const FEATURES_OK: u8 = 8;
     pub(crate) const NEEDS_RESET: u8 = 0x40;
@@ -27,6 +28,17 @@ pub trait Interrupter: Send + Sync {
     fn line(&self, asserted: bool);
 }
 
+/// How far a guest ever came with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Its transport has no driver.
+    Never,
+    /// Its transport has one, it itself has none.
+    Found,
+    /// A driver said that it is ready.
+    Driven,
+}
+
 pub(crate) struct State {
     pub(crate) status: u8,
     pub(crate) msix: Msix,
@@ -35,6 +47,8 @@ pub(crate) struct State {
     pub(crate) line_disabled: bool,
     /// Changes with the device's configuration space (4.1.4.3.1).
     pub(crate) generation: u8,
+    /// Status bits that were ever set: what the guest once could, it can.
+    pub(crate) seen: u8,
     isr: u8,
 }
 
@@ -55,6 +69,7 @@ impl Signals {
                 queue_vectors: vec![NO_VECTOR; queues],
                 line_disabled: false,
                 generation: 0,
+                seen: 0,
                 isr: 0,
             }),
         })
@@ -71,6 +86,15 @@ impl Signals {
         state.msix.flush(&mut |message| self.send(message));
         let asserted = state.isr != 0 && !state.msix.enabled() && !state.line_disabled;
         self.interrupter.line(asserted);
+    }
+
+    /// How far the guest ever came.
+    pub(crate) fn used(&self) -> Use {
+        match self.state().seen {
+            seen if seen & status::DRIVER_OK != 0 => Use::Driven,
+            seen if seen & status::ACKNOWLEDGE != 0 => Use::Found,
+            _ => Use::Never,
+        }
     }
 
     /// Reads and clears the ISR status (4.1.4.5).

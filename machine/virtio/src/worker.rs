@@ -15,8 +15,8 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::device::{Handler, Queues};
-use crate::signals::Signals;
+use crate::device::{Handler, Kind, Queues};
+use crate::signals::{Signals, Use};
 
 /// A handler with its queues.
 struct Job {
@@ -39,6 +39,7 @@ struct Mailbox {
 
 /// One device's worker.
 pub struct Worker {
+    kind: Kind,
     name: String,
     inline: bool,
     signals: Arc<Signals>,
@@ -73,14 +74,25 @@ impl fmt::Debug for Waker {
 }
 
 impl Worker {
-    pub(crate) fn new(name: String, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
+    pub(crate) fn new(kind: Kind, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
-        Arc::new(Self { name, inline, signals, mailbox, changed })
+        let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
+        Arc::new(Self { kind, name, inline, signals, mailbox, changed })
     }
 
     /// A name for its thread.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its device is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How far the guest ever came with its device.
+    pub fn used(&self) -> Use {
+        self.signals.used()
     }
 
     /// Whether doorbells do the work themselves, so that no thread is wanted.

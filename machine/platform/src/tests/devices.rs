@@ -209,10 +209,12 @@ fn a_virtio_device_works_from_its_doorbell_to_its_interrupt() {
     let rng = virtio::Rng::new(Arc::new(nines));
     let config = MachineConfig { virtio: vec![Box::new(rng)], ..MachineConfig::default() };
     let (engine, mut machine) = machine(vec![program], config);
+    assert_eq!(machine.virtio_use(), [(virtio::Kind::Entropy, virtio::Use::Never)]);
     *lock(&memory_of_guest) = Some(machine.memory().clone());
     machine.start().expect("starts");
     super::eventually("the guest rang", || *lock(&ready));
     super::eventually("the interrupt came", || engine.vectors() == [0x55]);
+    assert_eq!(machine.virtio_use(), [(virtio::Kind::Entropy, virtio::Use::Driven)]);
     let mut bytes = [0; 17];
     machine.memory().read_physical(GuestPhys(RINGS + 0x3000), &mut bytes).expect("RAM");
     assert_eq!(bytes[..], [&[9; 16][..], &[0]].concat());

@@ -179,6 +179,7 @@ impl Common {
             added &= !status::FEATURES_OK; // the driver reads that it cannot have them (3.1.1)
         }
         state.status |= added;
+        state.seen |= added;
         let negotiated = state.status & status::FEATURES_OK != 0;
         drop(state);
         if added & status::DRIVER_OK != 0 {

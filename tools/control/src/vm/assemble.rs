@@ -300,6 +300,11 @@ impl Running {
         }
     }
 
+    /// What the guest did with its virtio devices.
+    pub(super) fn virtio_use(&self) -> Vec<(virtio::Kind, virtio::Use)> {
+        self.machine.virtio_use()
+    }
+
     /// Ends the machine and its threads; tells what each vCPU retired, and what happened.
     pub(super) fn stop(self) -> (Vec<Option<u64>>, std::io::Result<Option<EventDigest>>) {
         self.machine.stop();

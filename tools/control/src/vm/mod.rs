@@ -9,6 +9,7 @@ mod assemble;
 mod choose;
 mod config;
 mod disks;
+mod drivers;
 mod error;
 mod fixed_input;
 mod outbox;

@@ -15,6 +15,7 @@ use crate::kernel::{Kernel, KernelError, Search};
 use super::assemble::{End, Files, Line, Running, assemble};
 use super::choose;
 use super::config::{Effective, RunConfig};
+use super::drivers::Unused;
 use super::error::RunError;
 use super::outbox::{Controls, Outbox, Wish};
 use super::report::{Event, Outcome, RunReport};
@@ -25,6 +26,8 @@ use super::watch::ConsoleWatch;
 const HOSTNAME: &str = "oneroof";
 /// After the command's status came, the guest has this long to power off.
 const POWER_OFF: Duration = Duration::from_secs(3);
+/// After the command was started, every driver that there is has this long to find its device.
+const DRIVERS: Duration = Duration::from_secs(5);
 
 /// A VM, ready to start.
 #[derive(Debug)]
@@ -132,11 +135,21 @@ impl Vm {
             console: ConsoleWatch::default(),
             deadline,
             power_off: None,
+            look_at_drivers: None,
+            unused: Unused::new(effective.session),
             command_started: None,
             interrupted: false,
             input_over: fixed_input,
         };
         let outcome = running_loop.go(events);
+        let tells = match outcome {
+            _ if effective.session => running_loop.command_started.is_some(),
+            Outcome::Quit { .. } | Outcome::Failed { .. } | Outcome::DebugExit { .. } => false,
+            _ => effective.initrd.is_some(), // a kernel that is no Linux has no options
+        };
+        if tells {
+            running_loop.tell_of_unused(events);
+        }
         let boot = running_loop.command_started.map(|at| at - started);
         let Loop { running, console, .. } = running_loop;
         let duration = started.elapsed();
@@ -218,6 +231,9 @@ struct Loop<'a> {
     deadline: Option<Instant>,
     /// When the guest must have powered off.
     power_off: Option<Instant>,
+    /// When the guest must have used its devices.
+    look_at_drivers: Option<Instant>,
+    unused: Unused,
     command_started: Option<Instant>,
     /// An interrupt was passed on already; the next one ends the VM.
     interrupted: bool,
@@ -227,7 +243,8 @@ struct Loop<'a> {
 impl Loop<'_> {
     fn go(&mut self, events: &mut dyn FnMut(Event)) -> Outcome {
         loop {
-            let until = self.power_off.into_iter().chain(self.deadline).min();
+            let until = [self.power_off, self.deadline, self.look_at_drivers];
+            let until = until.into_iter().flatten().min();
             let taken = self.outbox.take(until);
             if !taken.console.is_empty() {
                 self.console.push(&taken.console);
@@ -245,6 +262,10 @@ impl Loop<'_> {
             if let Some(outcome) = self.overdue() {
                 return outcome;
             }
+            if self.look_at_drivers.is_some_and(|at| at <= Instant::now()) {
+                self.look_at_drivers = None;
+                self.tell_of_unused(events);
+            }
         }
     }
 
@@ -252,15 +273,22 @@ impl Loop<'_> {
         let Some(session) = &mut self.session else {
             return;
         };
-        let started = &mut self.command_started;
+        let (started, look) = (&mut self.command_started, &mut self.look_at_drivers);
         session.push(bytes, &mut |event| {
             if matches!(event, Event::Started) {
-                started.get_or_insert_with(Instant::now);
+                let at = *started.get_or_insert_with(Instant::now);
+                *look = Some(at + DRIVERS);
             }
             events(event);
         });
         if session.exit().is_some() && self.power_off.is_none() {
             self.power_off = Some(Instant::now() + POWER_OFF);
+        }
+    }
+
+    fn tell_of_unused(&mut self, events: &mut dyn FnMut(Event)) {
+        for line in self.unused.lines(&self.running.virtio_use()) {
+            events(Event::Notice(line));
         }
     }
 
