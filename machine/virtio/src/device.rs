@@ -18,6 +18,8 @@ pub enum Kind {
     Console = 3,
     Entropy = 4,
     Balloon = 5,
+    Input = 18,
+    Socket = 19,
 }
 
 impl Kind {
@@ -27,7 +29,8 @@ impl Kind {
             Self::Network => [0x02, 0x00, 0x00],
             Self::Block => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
-            Self::Entropy | Self::Balloon => [0xff, 0x00, 0x00],
+            Self::Entropy | Self::Balloon | Self::Socket => [0xff, 0x00, 0x00],
+            Self::Input => [0x09, 0x80, 0x00],
         }
     }
 }
@@ -126,6 +129,11 @@ impl Queues {
         if self.get(index).is_some_and(Queue::wants_interrupt) {
             self.signals |= 1 << index;
         }
+    }
+
+    /// For those that serve by themselves: has the handler called again soon.
+    pub fn again(&mut self) {
+        self.more = true;
     }
 
     /// Queues to tell the driver of, and whether there is more to do.

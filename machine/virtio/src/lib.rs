@@ -19,6 +19,7 @@ mod pci;
 mod queue;
 mod rng;
 mod signals;
+pub mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonControl, GuestStatistics};

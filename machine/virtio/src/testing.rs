@@ -37,6 +37,18 @@ impl Guest {
         Self { memory, layout, available: 0 }
     }
 
+    /// Another queue in the same memory, so many bytes further on.
+    pub(crate) fn beside(&self, offset: u64) -> Self {
+        let QueueLayout { size, descriptors, available, used } = self.layout;
+        let layout = QueueLayout {
+            size,
+            descriptors: descriptors + offset,
+            available: available + offset,
+            used: used + offset,
+        };
+        Self { memory: self.memory.clone(), layout, available: 0 }
+    }
+
     pub(crate) fn queue(&self, features: u64) -> Result<Queue, Broken> {
         Queue::new(self.memory.clone(), self.layout, features)
     }
