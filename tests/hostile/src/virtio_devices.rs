@@ -1,11 +1,14 @@
 //! The small virtio devices under a hostile driver: descriptors, rings and registers of any content on
 //! any of their queues, while the host's side does what it may (machine/virtio).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use devices::pci::PciFunction;
 use memory::GuestMemory;
-use virtio::{Balloon, Device, Interrupter, VirtioPci};
+use virtio::vsock::{Host, Stirred, Stream, Vsock};
+use virtio::{Balloon, Device, Interrupter, VirtioPci, Waker};
 use x86::GuestPhys;
 
 use crate::cursor::Cursor;
@@ -65,7 +68,14 @@ fn bench(which: u8) -> Bench {
 
 type Made = (Box<dyn Device>, Box<dyn FnMut(&mut Cursor<'_>)>);
 
-fn device(_which: u8, memory: &Arc<GuestMemory>) -> Made {
+fn device(which: u8, memory: &Arc<GuestMemory>) -> Made {
+    match which % 2 {
+        0 => balloon(memory),
+        _ => vsock(),
+    }
+}
+
+fn balloon(memory: &Arc<GuestMemory>) -> Made {
     let balloon = Balloon::new(memory.clone());
     let control = balloon.control();
     let host = move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
@@ -73,6 +83,96 @@ fn device(_which: u8, memory: &Arc<GuestMemory>) -> Made {
         _ => control.request_statistics(),
     };
     (Box::new(balloon), Box::new(host))
+}
+
+/// Sockets whose host's side does at every call what the next bytes say.
+fn vsock() -> Made {
+    let whims = Arc::new(Mutex::new(VecDeque::new()));
+    let device = Vsock::new(3, Box::new(Fickle(whims.clone())));
+    let host = move |cursor: &mut Cursor<'_>| {
+        let count = usize::from(cursor.u8());
+        whims.lock().expect("no holder panics").extend(cursor.take(count));
+    };
+    (Box::new(device), Box::new(host))
+}
+
+/// A host and its streams.
+struct Fickle(Arc<Mutex<VecDeque<u8>>>);
+
+impl Fickle {
+    fn whim(&self) -> u8 {
+        self.0.lock().expect("no holder panics").pop_front().unwrap_or(0)
+    }
+
+    /// How many of some bytes, or why none.
+    fn some(&self, most: usize) -> io::Result<usize> {
+        match self.whim() {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            1 => Err(io::ErrorKind::BrokenPipe.into()),
+            2 => Ok(0),
+            255 => Ok(most),
+            whim => Ok(most.min(usize::from(whim) * 16)),
+        }
+    }
+
+    fn stream(&self) -> io::Result<Box<dyn Stream>> {
+        match self.whim() & 3 {
+            1 => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => Ok(Box::new(Self(self.0.clone()))),
+        }
+    }
+}
+
+impl Host for Fickle {
+    fn attach(&mut self, _waker: Option<Waker>) {}
+
+    fn connect(&mut self, _port: u32) -> io::Result<Box<dyn Stream>> {
+        self.stream()
+    }
+
+    fn accept(&mut self) -> Option<(u32, Box<dyn Stream>)> {
+        let port = self.whim();
+        (port & 1 == 1).then(|| self.stream().ok()).flatten().map(|stream| (port.into(), stream))
+    }
+
+    fn stirred(&mut self) -> Vec<Stirred> {
+        let key = u64::from(self.whim()) << 32 | u64::from(self.whim() & 3);
+        vec![Stirred { key, hung_up: self.whim() & 1 == 1 }]
+    }
+}
+
+impl Stream for Fickle {
+    fn watch(&mut self, _key: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.some(into.len())
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.some(from.len())
+    }
+
+    fn no_more_writes(&mut self) {}
+
+    fn opened(&mut self, _host_port: u32) {}
+}
+
+/// A vsock packet that is addressed as a guest of ours would, in a buffer.
+fn packet(bench: &Bench, cursor: &mut Cursor<'_>) {
+    let mut header = [0; 44];
+    header[0] = 3;
+    header[8] = 2;
+    header[16] = cursor.u8() & 3;
+    header[20] = cursor.u8() & 3;
+    header[24..26].copy_from_slice(&cursor.u16().to_le_bytes());
+    header[28] = 1;
+    header[30] = cursor.u8() & 7;
+    header[32] = cursor.u8();
+    header[36..40].copy_from_slice(&cursor.u32().to_le_bytes());
+    header[40..44].copy_from_slice(&cursor.u32().to_le_bytes());
+    put(&bench.memory, BUFFERS + u64::from(cursor.u8()) * 64, &header);
 }
 
 fn ring(queue: u16) -> u64 {
@@ -119,6 +219,7 @@ fn step(bench: &mut Bench, cursor: &mut Cursor<'_>) {
     match operation & 7 {
         0 | 1 => descriptor(bench, queue, cursor),
         2 | 3 => offer(bench, queue, cursor),
+        4 if width == 1 => packet(bench, cursor),
         4 => {
             let address = BUFFERS + u64::from(cursor.u16());
             let count = usize::from(cursor.u8());

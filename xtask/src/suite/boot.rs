@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, balloon, disk, initrd, repeat, run, setup};
+use super::{Output, Report, Verdict, balloon, disk, initrd, repeat, run, setup, vsock};
 use crate::bench::memory;
 use crate::cpu;
 
@@ -32,6 +32,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     repeat::cases(&mut report, roof, &cloud);
     disk::cases(&mut report, roof, &cloud);
     balloon::cases(&mut report, roof, &cloud);
+    vsock::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

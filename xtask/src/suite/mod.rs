@@ -12,6 +12,7 @@ pub(crate) mod kernels;
 pub(crate) mod nested;
 mod repeat;
 pub(crate) mod setup;
+mod vsock;
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

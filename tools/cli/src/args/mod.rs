@@ -3,6 +3,7 @@
 //! Invariant: values are only given a type here; whether they make sense is the facade's to say.
 
 pub(crate) mod disk;
+mod extras;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -147,6 +148,8 @@ pub(crate) struct Run {
     /// Write a deterministic run's events, a line each, with their instruction counts
     #[arg(long, value_name = "FILE", requires = "deterministic")]
     trace_events: Option<PathBuf>,
+    #[command(flatten)]
+    extras: extras::Options,
     /// The command and its arguments; a shell if left out
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -202,6 +205,7 @@ impl Run {
             deterministic: self
                 .deterministic
                 .then(|| Deterministic { seed: self.seed, trace: self.trace_events.clone() }),
+            extras: self.extras.extras(),
             input: None,
         }
     }

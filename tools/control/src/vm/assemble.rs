@@ -39,6 +39,7 @@ pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
     pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) extras: super::extras::Opened,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -163,6 +164,7 @@ pub(super) fn assemble(
     let balloon = Balloon::new(memory.clone());
     let balloon_control = balloon.control();
     config.virtio.push(Box::new(balloon));
+    files.extras.attach(&mut config);
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });

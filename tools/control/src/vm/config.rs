@@ -15,6 +15,7 @@ use x86::cpuid::Vendor as CpuVendor;
 
 use super::choose::{Choice, EngineChoice, EngineKind};
 use super::error::RunError;
+use super::extras::Extras;
 
 /// The most vCPUs of a VM: the ids an 8-bit local APIC has, less the broadcast one.
 const MOST_CPUS: u32 = 255;
@@ -59,6 +60,8 @@ pub struct RunConfig {
     pub cpu_vendor: Option<CpuVendor>,
     /// Every run is the same run; the software engine with one vCPU only.
     pub deterministic: Option<Deterministic>,
+    /// Devices beyond disks.
+    pub extras: Extras,
     /// All the input there will be, given to the guest when it asks, at moments that depend on the
     /// guest alone; `None`: it comes through [`super::Controls`].
     pub input: Option<Vec<u8>>,
@@ -120,6 +123,8 @@ pub struct Effective {
     pub cpu_vendor: Option<CpuVendor>,
     /// The run is repeatable.
     pub deterministic: Option<Deterministic>,
+    /// Devices beyond disks.
+    pub extras: Extras,
     /// Our init runs in the guest.
     pub session: bool,
 }
@@ -226,6 +231,7 @@ impl Effective {
                 words.extend(["--trace-events".into(), quoted_path(trace)]);
             }
         }
+        words.extend(self.extras.words().iter().map(|word| quoted(word)));
         words.push(quoted_path(&self.kernel.path));
         if !self.command.is_empty() {
             words.push("--".into());

@@ -31,6 +31,15 @@ pub enum RunError {
     /// An engine that does not count instructions.
     #[error("--deterministic needs an engine that counts instructions: --engine soft")]
     DeterministicEngine,
+    /// Something that other programs put into the guest at moments of their own.
+    #[error("{option} lets the host in while the guest runs, which --deterministic cannot repeat")]
+    DeterministicInput {
+        /// What.
+        option: &'static str,
+    },
+    /// The sockets cannot be made.
+    #[error(transparent)]
+    Vsock(#[from] virtio::vsock::VsockError),
     /// The events' file cannot be made.
     #[error("cannot write the events to {}", .path.display())]
     Trace {

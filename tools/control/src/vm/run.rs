@@ -56,6 +56,7 @@ impl Vm {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
         let disks = super::disks::open(&config.disks)?;
+        let extras = super::extras::open(&config.extras, config.deterministic.is_some())?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
@@ -81,6 +82,7 @@ impl Vm {
             test_devices: config.test_devices,
             cpu_vendor: config.cpu_vendor,
             deterministic: config.deterministic.clone(),
+            extras: config.extras.clone(),
             session: initrd.is_none() && !bare,
             kernel,
         };
@@ -99,7 +101,7 @@ impl Vm {
         let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
-        let files = Files { kernel: file, initrd, disks, input: config.input.clone() };
+        let files = Files { kernel: file, initrd, disks, extras, input: config.input.clone() };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -196,6 +198,7 @@ fn pack(
     if !effective.disks.is_empty() {
         hardware.push(Hardware::Disk);
     }
+    hardware.extend(effective.extras.hardware());
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
