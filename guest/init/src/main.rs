@@ -6,6 +6,7 @@
 //! after saying why.
 #![deny(unsafe_code)]
 
+mod bulk;
 mod command;
 mod link;
 mod modules;

@@ -27,9 +27,18 @@ pub(crate) fn load(modules: &[Module]) -> Vec<String> {
     let wanted = modules.iter().filter(|module| match module.trigger {
         ModuleTrigger::Always => true,
         ModuleTrigger::VirtioDevice => virtio,
-        ModuleTrigger::Later => false,
+        ModuleTrigger::Later | ModuleTrigger::Bulk => false,
     });
     wanted.filter_map(|module| load_one(module).err()).collect()
+}
+
+/// Loads what a fast way to the host takes. Without it there is the slow one.
+pub(crate) fn load_bulk(modules: &[Module]) {
+    for module in modules.iter().filter(|module| module.trigger == ModuleTrigger::Bulk) {
+        if let Err(trouble) = load_one(module) {
+            eprintln!("oneroof-init: {trouble}");
+        }
+    }
 }
 
 /// Loads in the background what can wait. Nobody waits for it either, so what goes wrong is told on

@@ -9,6 +9,7 @@ use protocol::{FromGuest, Job, MAX_PAYLOAD, ToGuest};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use crate::bulk::Bulk;
 use crate::command::Running;
 use crate::link::Link;
 
@@ -27,7 +28,7 @@ pub(crate) fn run(job: &Job, link: &mut Link) -> Result<(u8, u8), String> {
         }
     };
     link.send(&FromGuest::Started)?;
-    let mut session = Session { running, input: Input::default() };
+    let mut session = Session { running, input: Input::default(), bulk: Bulk::new(&job.modules) };
     for stream in [
         &session.running.streams.input,
         &session.running.streams.output,
@@ -48,6 +49,7 @@ pub(crate) fn run(job: &Job, link: &mut Link) -> Result<(u8, u8), String> {
 struct Session {
     running: Running,
     input: Input,
+    bulk: Bulk,
 }
 
 /// Input on its way to the command.
@@ -66,6 +68,7 @@ struct Ready {
     output: bool,
     error: bool,
     input: bool,
+    bulk: bool,
 }
 
 impl Session {
@@ -86,6 +89,11 @@ impl Session {
             if ready.input || ready.link {
                 self.feed(link)?;
             }
+            if ready.bulk
+                && let Some(socket) = self.bulk.take()
+            {
+                link.move_to(socket)?;
+            }
             if ready.ended {
                 return Ok(());
             }
@@ -97,7 +105,7 @@ impl Session {
         type Role = fn(&mut Ready);
         let input = streams.input.as_ref().filter(|_| !self.input.pending.is_empty());
         let mut watched: Vec<(BorrowedFd<'_>, PollFlags, Role)> = vec![
-            (link.as_fd(), PollFlags::IN, |r| r.link = true),
+            (link.source(), PollFlags::IN, |r| r.link = true),
             (self.running.ended.as_fd(), PollFlags::IN, |r| r.ended = true),
         ];
         let optional: [(Option<&OwnedFd>, PollFlags, Role); 3] = [
@@ -108,6 +116,8 @@ impl Session {
         for (stream, flags, role) in optional {
             watched.extend(stream.map(|stream| (stream.as_fd(), flags, role)));
         }
+        let bulk: Role = |r| r.bulk = true;
+        watched.extend(self.bulk.done().map(|done| (done, PollFlags::IN, bulk)));
         let mut polled: Vec<PollFd<'_>> =
             watched.iter().map(|(fd, flags, _)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         match rustix::event::poll(&mut polled, None) {
@@ -135,6 +145,7 @@ impl Session {
             }
             ToGuest::Resize(size) => self.running.resize(size),
             ToGuest::Signal(number) => self.running.signal(number),
+            ToGuest::Moved => {} // the link's own
         }
     }
 
@@ -163,6 +174,7 @@ impl Session {
             self.running.streams.input = None;
         }
         if consumed > 0 {
+            self.bulk.note(consumed);
             link.send(&FromGuest::Consumed(consumed as u32))?;
         }
         Ok(())
@@ -185,6 +197,7 @@ impl Session {
         }
         let more = !data.is_empty();
         if more {
+            self.bulk.note(data.len());
             link.send(&FromGuest::Stdout(data))?;
         }
         Ok(more)

@@ -39,6 +39,8 @@ pub enum ModuleTrigger {
     /// As [`Self::VirtioDevice`], a second after the command was started: what only matters to guests
     /// that stay costs the others nothing.
     Later,
+    /// When a command writes or reads so much that a faster way to the host is worth it.
+    Bulk,
 }
 
 /// A kernel module in the initramfs.
@@ -105,6 +107,7 @@ impl Job {
                 ModuleTrigger::Always => 0,
                 ModuleTrigger::VirtioDevice => 1,
                 ModuleTrigger::Later => 2,
+                ModuleTrigger::Bulk => 3,
             });
             put_string(&mut out, &module.path);
         }
@@ -195,6 +198,7 @@ impl<'a> Reader<'a> {
             0 => ModuleTrigger::Always,
             1 => ModuleTrigger::VirtioDevice,
             2 => ModuleTrigger::Later,
+            3 => ModuleTrigger::Bulk,
             _ => return Err(self.damaged()),
         };
         Ok(Module { trigger, path: self.string()? })

@@ -22,5 +22,10 @@ pub const VERSION: u16 = 1;
 /// as [`FromGuest::Consumed`]. Below the 64 KiB that a Linux tty buffers without flow control.
 pub const STDIN_WINDOW: usize = 16 * 1024;
 
+/// The host's vsock port (virtio 1.2, 5.10) that leads to the session: from the guest's
+/// [`FromGuest::Moved`] on, its messages are there and no more on the serial port; the host's from its
+/// own [`ToGuest::Moved`] on. "ROOF", so that no service has it.
+pub const SESSION_PORT: u32 = 0x524f_4f46;
+
 /// Where init finds its job inside the initramfs.
 pub const JOB_PATH: &str = "/oneroof/job";

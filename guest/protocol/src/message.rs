@@ -31,6 +31,8 @@ pub enum FromGuest {
         /// The signal that ended it, 0 for none.
         signal: u8,
     },
+    /// What follows comes by the vsock stream (see [`crate::SESSION_PORT`]).
+    Moved,
 }
 
 /// From the host to init.
@@ -44,6 +46,8 @@ pub enum ToGuest {
     Resize(WindowSize),
     /// A Linux signal number for the command's process group.
     Signal(u8),
+    /// What follows comes by the vsock stream.
+    Moved,
 }
 
 mod kind {
@@ -54,10 +58,12 @@ mod kind {
     pub(super) const CONSUMED: u8 = 0x05;
     pub(super) const NOTICE: u8 = 0x06;
     pub(super) const EXIT: u8 = 0x07;
+    pub(super) const MOVED: u8 = 0x08;
     pub(super) const STDIN: u8 = 0x41;
     pub(super) const STDIN_END: u8 = 0x42;
     pub(super) const RESIZE: u8 = 0x43;
     pub(super) const SIGNAL: u8 = 0x44;
+    pub(super) const HOST_MOVED: u8 = 0x45;
 }
 
 impl FromGuest {
@@ -73,6 +79,7 @@ impl FromGuest {
                 encode_frame(kind::NOTICE, &text.as_bytes()[..text.len().min(MAX_PAYLOAD)], out);
             }
             Self::Exit { code, signal } => encode_frame(kind::EXIT, &[*code, *signal], out),
+            Self::Moved => encode_frame(kind::MOVED, &[], out),
         }
     }
 
@@ -87,6 +94,7 @@ impl FromGuest {
             (kind::STDERR, data) => Self::Stderr(data.to_vec()),
             (kind::CONSUMED, count) => Self::Consumed(u32::from_le_bytes(count.try_into().ok()?)),
             (kind::NOTICE, text) => Self::Notice(String::from_utf8_lossy(text).into_owned()),
+            (kind::MOVED, []) => Self::Moved,
             (kind::EXIT, [code, signal]) => Self::Exit { code: *code, signal: *signal },
             _ => return None,
         })
@@ -105,6 +113,7 @@ impl ToGuest {
                 encode_frame(kind::RESIZE, &[a, b, c, d], out);
             }
             Self::Signal(number) => encode_frame(kind::SIGNAL, &[*number], out),
+            Self::Moved => encode_frame(kind::HOST_MOVED, &[], out),
         }
     }
 
@@ -118,6 +127,7 @@ impl ToGuest {
                 columns: u16::from_le_bytes([*c, *d]),
             }),
             (kind::SIGNAL, [number]) => Self::Signal(*number),
+            (kind::HOST_MOVED, []) => Self::Moved,
             _ => return None,
         })
     }
@@ -144,6 +154,7 @@ mod tests {
             FromGuest::Consumed(70_000),
             FromGuest::Notice("naïve".into()),
             FromGuest::Exit { code: 139, signal: 11 },
+            FromGuest::Moved,
         ];
         let mut decoder = Decoder::default();
         for message in &messages {
@@ -163,6 +174,7 @@ mod tests {
             ToGuest::StdinEnd,
             ToGuest::Resize(WindowSize { rows: 24, columns: 300 }),
             ToGuest::Signal(2),
+            ToGuest::Moved,
         ];
         let mut decoder = Decoder::default();
         for message in &messages {

@@ -84,6 +84,21 @@ fn behaviour(report: &mut Report, roof: &Path, kernel: &Path) {
         let whole = seen.stdout.lines().count() == 20000 && seen.stdout.ends_with("20000\n");
         seen.expect(whole, "20,000 lines")
     });
+    for (name, options) in [("", &[][..]), ("_without_vsock", &["-p", "module_blacklist=vsock"])] {
+        report.case(&format!("much_input_and_output_come_whole{name}"), || {
+            let input: String = (0..400_000).map(|n: u32| format!("{}\n", n * 7919)).collect();
+            let script = "dd bs=65536 iflag=fullblock 2>/dev/null; echo end >&2; exit 9";
+            let before = [&["run", "-q"], options].concat();
+            let seen = ours(roof, &before, Some(kernel), &["sh", "-c", script], &input)?;
+            let whole = seen.stdout == input && seen.stderr.contains("end\n");
+            if whole && seen.status == Some(9) {
+                return Ok(Verdict::Passed);
+            }
+            let bytes = seen.stdout.len();
+            let status = seen.status;
+            Ok(Verdict::Failed(format!("{bytes} of {} bytes, status {status:?}", input.len())))
+        });
+    }
     report.case("the_shell_takes_commands_from_a_pipe", || {
         let seen = case(&[], "echo $((6 * 7)); exit 3\n")?;
         seen.expect(seen.status == Some(3) && seen.stdout.contains("42"), "42 and status 3")

@@ -1,5 +1,7 @@
-//! The calls that need `unsafe`: code between fork and exec, and one network ioctl.
+//! The calls that need `unsafe`: code between fork and exec, one network ioctl, and a
+//! kind of address.
 #![allow(unsafe_code)]
 
 pub(crate) mod net;
 pub(crate) mod session_leader;
+pub(crate) mod vsock;

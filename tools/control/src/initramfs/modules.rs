@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use protocol::ModuleTrigger;
-use protocol::ModuleTrigger::{Always, Later, VirtioDevice};
+use protocol::ModuleTrigger::{Always, Bulk, Later, VirtioDevice};
 
 use crate::kernel::{KernelModules, depends_in};
 
@@ -28,6 +28,8 @@ pub enum Hardware {
     Console,
     /// Sockets between guest and host.
     Socket,
+    /// The same, for the session alone.
+    Stream,
     /// Shared folders.
     Share,
     /// Keyboard and tablet.
@@ -36,7 +38,7 @@ pub enum Hardware {
     Balloon,
 }
 
-use Hardware::{Balloon, Console, Disk, Entropy, Input, Network, Share, Socket};
+use Hardware::{Balloon, Console, Disk, Entropy, Input, Network, Share, Socket, Stream};
 
 /// A module to pack.
 pub(super) struct Wanted {
@@ -56,14 +58,21 @@ pub(super) const TABLE: &[(&str, Option<Hardware>)] = &[
     ("virtio_net", Some(Network)),
     ("virtio_console", Some(Console)),
     ("vmw_vsock_virtio_transport", Some(Socket)),
+    ("vmw_vsock_virtio_transport", Some(Stream)), // unless it was there for sockets
     ("virtiofs", Some(Share)),
     ("overlay", Some(Share)),
     ("virtio_input", Some(Input)),
     ("virtio_balloon", Some(Balloon)),
 ];
 
-/// Modules that no command waits for.
-const PATIENT: &[&str] = &["virtio_balloon"];
+/// When the modules for hardware are loaded.
+fn trigger(hardware: Hardware) -> ModuleTrigger {
+    match hardware {
+        Balloon => Later,
+        Stream => Bulk,
+        _ => VirtioDevice,
+    }
+}
 
 /// The transport of them all.
 pub(super) const TRANSPORT: &str = "virtio_pci";
@@ -78,9 +87,7 @@ pub(super) fn wanted(modules: &KernelModules, hardware: &[Hardware]) -> Vec<Want
     for (name, needed_for) in TABLE {
         match needed_for {
             None => order.add(name, Always),
-            Some(one) if hardware.contains(one) => {
-                order.add(name, if PATIENT.contains(name) { Later } else { VirtioDevice });
-            }
+            Some(one) if hardware.contains(one) => order.add(name, trigger(*one)),
             Some(_) => {}
         }
     }

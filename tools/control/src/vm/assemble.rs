@@ -29,6 +29,7 @@ use super::config::Effective;
 use super::error::RunError;
 use super::fixed_input::FixedInput;
 use super::outbox::Outbox;
+use super::stream::SessionPort;
 use crate::source::FileSource;
 
 /// How the machine ended.
@@ -62,6 +63,8 @@ pub(super) struct Prepared {
     machine: Machine,
     pub(super) unpack_cpu: Duration,
     pub(super) balloon: BalloonControl,
+    /// The session's fast way, if it can have one.
+    pub(super) port: Option<SessionPort>,
     input: Option<Arc<FixedInput>>,
 }
 
@@ -164,7 +167,11 @@ pub(super) fn assemble(
     let balloon = Balloon::new(memory.clone());
     let balloon_control = balloon.control();
     config.virtio.push(Box::new(balloon));
-    files.extras.attach(&mut config);
+    let port = effective.has_stream().then(|| {
+        let outbox = Arc::downgrade(outbox);
+        SessionPort::new(move || _ = outbox.upgrade().map(|outbox| outbox.stir()))
+    });
+    files.extras.attach(&mut config, port.as_ref());
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
@@ -185,7 +192,7 @@ pub(super) fn assemble(
     })?;
     let pouring = initrd.map_or(Duration::ZERO, |initrd| initrd.cpu.get());
     let unpack_cpu = cpu_time().saturating_sub(before).saturating_sub(pouring);
-    Ok(Prepared { machine, unpack_cpu, input, balloon: balloon_control })
+    Ok(Prepared { machine, unpack_cpu, input, balloon: balloon_control, port })
 }
 
 fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RunError {

@@ -198,6 +198,12 @@ impl Effective {
         !self.session
     }
 
+    /// The session can have a stream beside its line. In a deterministic run it cannot: when the host
+    /// makes room in it is the host's doing.
+    pub(super) fn has_stream(&self) -> bool {
+        self.session && self.deterministic.is_none()
+    }
+
     /// The command that gives this VM again, for a shell.
     pub fn as_command(&self) -> String {
         let mut words: Vec<String> = vec!["roof".into(), "run".into()];

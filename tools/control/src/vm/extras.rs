@@ -5,11 +5,12 @@
 use std::path::PathBuf;
 
 use machine::MachineConfig;
-use virtio::vsock::{UnixSockets, Vsock};
+use virtio::vsock::{Host, UnixSockets, Vsock};
 
 use crate::initramfs::Hardware;
 
 use super::error::RunError;
+use super::stream::{SessionHost, SessionPort};
 
 /// The guest's address on its side of the sockets: the first that is free for guests. Each VM has
 /// sockets of its own, so all may have the same.
@@ -53,10 +54,15 @@ impl Extras {
 }
 
 impl Opened {
-    /// Adds the devices.
-    pub(super) fn attach(self, config: &mut MachineConfig) {
-        if let Some(sockets) = self.vsock {
-            config.virtio.push(Box::new(Vsock::new(GUEST_CID, Box::new(sockets))));
+    /// Adds the devices; `session` is the port for our init, where there is one.
+    pub(super) fn attach(self, config: &mut MachineConfig, session: Option<&SessionPort>) {
+        let sockets = self.vsock.map(|sockets| Box::new(sockets) as Box<dyn Host>);
+        let host = match session {
+            Some(port) => Some(Box::new(SessionHost::new(port.clone(), sockets)) as _),
+            None => sockets,
+        };
+        if let Some(host) = host {
+            config.virtio.push(Box::new(Vsock::new(GUEST_CID, host)));
         }
     }
 }

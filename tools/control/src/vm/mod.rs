@@ -17,6 +17,7 @@ mod outbox;
 mod report;
 mod run;
 mod session;
+mod stream;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};

@@ -20,6 +20,7 @@ use super::error::RunError;
 use super::outbox::{Controls, Outbox, Wish};
 use super::report::{Event, Outcome, RunReport};
 use super::session::Session;
+use super::stream::SessionPort;
 use super::watch::ConsoleWatch;
 
 /// The guest's host name.
@@ -125,7 +126,8 @@ impl Vm {
     /// Runs the VM to its end.
     pub fn run(self, events: &mut dyn FnMut(Event)) -> RunReport {
         let Self { effective, outbox, guest, initrd_bytes, fixed_input } = self;
-        let (unpack_cpu, balloon) = (guest.unpack_cpu, guest.balloon.clone());
+        let (unpack_cpu, balloon, port) =
+            (guest.unpack_cpu, guest.balloon.clone(), guest.port.clone());
         let start_cpu = super::assemble::cpu_time();
         let started = Instant::now();
         let running = guest.start(&outbox);
@@ -134,6 +136,8 @@ impl Vm {
             running,
             outbox: &outbox,
             session: effective.session.then(Session::new),
+            port,
+            answered: false,
             console: ConsoleWatch::default(),
             deadline,
             power_off: None,
@@ -199,6 +203,9 @@ fn pack(
         hardware.push(Hardware::Disk);
     }
     hardware.extend(effective.extras.hardware());
+    if effective.has_stream() {
+        hardware.push(Hardware::Stream);
+    }
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
@@ -230,6 +237,10 @@ struct Loop<'a> {
     running: Running,
     outbox: &'a Outbox<End>,
     session: Option<Session>,
+    /// Where the session goes on once the guest says so.
+    port: Option<SessionPort>,
+    /// The guest was told that we go on there, too.
+    answered: bool,
     console: ConsoleWatch,
     deadline: Option<Instant>,
     /// When the guest must have powered off.
@@ -254,6 +265,7 @@ impl Loop<'_> {
                 events(Event::Console(taken.console));
             }
             self.session_bytes(&taken.session, events);
+            self.stream_bytes(events);
             if let Some(outcome) = taken.wishes.into_iter().find_map(|wish| self.wish(wish)) {
                 return outcome;
             }
@@ -289,6 +301,27 @@ impl Loop<'_> {
         }
     }
 
+    /// Once the guest's init has moved, so do we, and what it says is there.
+    fn stream_bytes(&mut self, events: &mut dyn FnMut(Event)) {
+        if !self.session.as_ref().is_some_and(Session::has_moved) {
+            return;
+        }
+        let Some(port) = self.port.clone() else { return };
+        if !std::mem::replace(&mut self.answered, true) {
+            let mut wire = Vec::new();
+            protocol::ToGuest::Moved.encode(&mut wire);
+            self.running.send(Line::Session, &wire);
+        }
+        self.session_bytes(&port.take(), events);
+    }
+
+    fn send(&mut self, wire: &[u8]) {
+        match &self.port {
+            Some(port) if self.answered => port.send(wire),
+            _ => self.running.send(Line::Session, wire),
+        }
+    }
+
     fn tell_of_unused(&mut self, events: &mut dyn FnMut(Event)) {
         for line in self.unused.lines(&self.running.virtio_use()) {
             events(Event::Notice(line));
@@ -305,7 +338,7 @@ impl Loop<'_> {
             wish == Wish::Signal(INTERRUPT) && std::mem::replace(&mut self.interrupted, true);
         let passed = self.session.as_ref().is_some_and(|session| session.wish(wish, &mut wire));
         if passed && !again {
-            self.running.send(Line::Session, &wire);
+            self.send(&wire);
             return None;
         }
         match wish {
@@ -336,7 +369,7 @@ impl Loop<'_> {
         let mut wire = Vec::new();
         session.input(bytes, last, &mut wire);
         self.input_over = last;
-        self.running.send(Line::Session, &wire);
+        self.send(&wire);
     }
 
     fn ended(&self, end: End) -> Outcome {

@@ -16,12 +16,21 @@ pub(super) struct Session {
     credit: usize,
     input_over: bool,
     exit: Option<(u8, u8)>,
+    /// What the guest says comes by the stream.
+    moved: bool,
 }
 
 impl Session {
     pub(super) fn new() -> Self {
         let decoder = Decoder::default();
-        Self { decoder, greeted: false, credit: STDIN_WINDOW, input_over: false, exit: None }
+        Self {
+            decoder,
+            greeted: false,
+            credit: STDIN_WINDOW,
+            input_over: false,
+            exit: None,
+            moved: false,
+        }
     }
 
     /// Bytes from the guest.
@@ -51,10 +60,17 @@ impl Session {
                 self.credit = (self.credit + count as usize).min(STDIN_WINDOW);
             }
             FromGuest::Notice(text) => events(Event::Notice(text)),
+            // What is left of the line's bytes are whole frames: this was its last.
+            FromGuest::Moved => self.moved = true,
             FromGuest::Exit { code, signal } => {
                 self.exit.get_or_insert((code, signal));
             }
         }
+    }
+
+    /// Whether the guest's bytes come by the stream from now on.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
     }
 
     /// How much input the guest can take now.
