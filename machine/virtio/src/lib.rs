@@ -14,7 +14,9 @@
 
 mod balloon;
 pub mod block;
+pub mod console;
 mod device;
+pub mod input;
 mod pci;
 mod queue;
 mod rng;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::PciFunction;
 use memory::GuestMemory;
+use virtio::console::{self, Console};
+use virtio::input::Input;
 use virtio::vsock::{Host, Stirred, Stream, Vsock};
 use virtio::{Balloon, Device, Interrupter, VirtioPci, Waker};
 use x86::GuestPhys;
@@ -69,10 +71,45 @@ fn bench(which: u8) -> Bench {
 type Made = (Box<dyn Device>, Box<dyn FnMut(&mut Cursor<'_>)>);
 
 fn device(which: u8, memory: &Arc<GuestMemory>) -> Made {
-    match which % 2 {
+    match which % 5 {
         0 => balloon(memory),
-        _ => vsock(),
+        1 => vsock(),
+        2 => console(),
+        3 => keyboard(),
+        _ => tablet(),
     }
+}
+
+fn console() -> Made {
+    let sink = || -> console::Output { Box::new(|bytes: &[u8]| assert!(!bytes.is_empty())) };
+    let device = Console::with_ports(sink(), vec![("agent".into(), sink())]);
+    let control = device.control();
+    let host = move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
+        0 => control.resize(cursor.u16(), cursor.u16()),
+        _ => {
+            let port = usize::from(cursor.u8() & 3);
+            control.input(port, cursor.take(16));
+        }
+    };
+    (Box::new(device), Box::new(host))
+}
+
+fn keyboard() -> Made {
+    let (device, keyboard) = Input::keyboard();
+    let host = move |cursor: &mut Cursor<'_>| {
+        keyboard.key(cursor.u16() & 0x1ff, cursor.u8() & 1 == 1);
+    };
+    (Box::new(device), Box::new(host))
+}
+
+fn tablet() -> Made {
+    let (device, tablet) = Input::tablet();
+    let host = move |cursor: &mut Cursor<'_>| {
+        tablet.move_to(cursor.u32(), cursor.u32());
+        tablet.button(cursor.u16(), true);
+        tablet.wheel(cursor.u8().into(), cursor.u8().into());
+    };
+    (Box::new(device), Box::new(host))
 }
 
 fn balloon(memory: &Arc<GuestMemory>) -> Made {
