@@ -8,6 +8,7 @@
 
 pub mod acpi_pm;
 pub mod debug;
+pub mod fake;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod pci;

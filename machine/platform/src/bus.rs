@@ -3,9 +3,13 @@
 //! Ports are looked up in a table of 65536 bytes, memory by binary search. Invariants: claims never
 //! overlap; an access that leaves its claim goes on byte by byte; what nobody claims reads as ones.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
+use virtio::Trace;
 use x86::GuestPhys;
+
+use crate::irq::lock;
 
 /// A device on the port bus; offsets count from its claim's first port.
 pub(crate) trait PortDevice: Send + Sync {
@@ -23,6 +27,30 @@ pub(crate) trait MmioDevice: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
+/// Tells of each address once that nobody answers at.
+struct Unclaimed {
+    what: &'static str,
+    trace: Option<Trace>,
+    told: Mutex<BTreeSet<u64>>,
+}
+
+impl Unclaimed {
+    /// A guest that tries more than so many is told of no further.
+    const MOST: usize = 256;
+
+    fn new(what: &'static str, trace: Option<Trace>) -> Self {
+        Self { what, trace, told: Mutex::default() }
+    }
+
+    fn note(&self, address: u64) {
+        let Some(trace) = &self.trace else { return };
+        let mut told = lock(&self.told);
+        if told.len() < Self::MOST && told.insert(address) {
+            trace(&format!("nobody answers at {} {address:#x}", self.what));
+        }
+    }
+}
+
 const UNCLAIMED: u8 = u8::MAX;
 
 struct PortClaim {
@@ -36,11 +64,14 @@ pub(crate) struct PortBus {
     /// Index into `claims` by port.
     table: Box<[u8]>,
     claims: Vec<PortClaim>,
+    unclaimed: Unclaimed,
 }
 
 impl PortBus {
-    pub(crate) fn new() -> Self {
-        Self { table: vec![UNCLAIMED; 0x1_0000].into(), claims: Vec::new() }
+    /// `trace` is told where nobody answers.
+    pub(crate) fn new(trace: Option<Trace>) -> Self {
+        let unclaimed = Unclaimed::new("port", trace);
+        Self { table: vec![UNCLAIMED; 0x1_0000].into(), claims: Vec::new(), unclaimed }
     }
 
     /// Gives `count` ports from `first` to a device.
@@ -64,7 +95,10 @@ impl PortBus {
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
         match self.find(port, data.len()) {
             Some((claim, true)) => claim.device.read(port - claim.first, data),
-            _ if data.len() == 1 => data[0] = 0xff,
+            _ if data.len() == 1 => {
+                data[0] = 0xff;
+                self.unclaimed.note(port.into());
+            }
             _ => {
                 for (index, byte) in data.chunks_mut(1).enumerate() {
                     self.read(port.wrapping_add(index as u16), byte);
@@ -76,7 +110,7 @@ impl PortBus {
     pub(crate) fn write(&self, port: u16, data: &[u8]) {
         match self.find(port, data.len()) {
             Some((claim, true)) => claim.device.write(port - claim.first, data),
-            _ if data.len() == 1 => {}
+            _ if data.len() == 1 => self.unclaimed.note(port.into()),
             _ => {
                 for (index, byte) in data.chunks(1).enumerate() {
                     self.write(port.wrapping_add(index as u16), byte);
@@ -93,15 +127,16 @@ struct MmioClaim {
 }
 
 /// The memory bus, without RAM.
-#[derive(Default)]
 pub(crate) struct MmioBus {
     /// Ascending.
     claims: Vec<MmioClaim>,
+    unclaimed: Unclaimed,
 }
 
 impl MmioBus {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// `trace` is told where nobody answers.
+    pub(crate) fn new(trace: Option<Trace>) -> Self {
+        Self { claims: Vec::new(), unclaimed: Unclaimed::new("address", trace) }
     }
 
     /// Gives `size` bytes from `start` to a device.
@@ -123,7 +158,10 @@ impl MmioBus {
             Some(claim) if data.len() as u64 - 1 <= claim.last - address.0 => {
                 claim.device.read(address.0 - claim.first, data);
             }
-            _ if data.len() == 1 => data[0] = 0xff,
+            _ if data.len() == 1 => {
+                data[0] = 0xff;
+                self.unclaimed.note(address.0);
+            }
             _ => {
                 for (index, byte) in data.chunks_mut(1).enumerate() {
                     self.read(address.wrapping_add(index as u64), byte);
@@ -137,7 +175,7 @@ impl MmioBus {
             Some(claim) if data.len() as u64 - 1 <= claim.last - address.0 => {
                 claim.device.write(address.0 - claim.first, data);
             }
-            _ if data.len() == 1 => {}
+            _ if data.len() == 1 => self.unclaimed.note(address.0),
             _ => {
                 for (index, byte) in data.chunks(1).enumerate() {
                     self.write(address.wrapping_add(index as u64), byte);
@@ -150,8 +188,6 @@ impl MmioBus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::irq::lock;
-    use std::sync::Mutex;
 
     /// Reads as its offset + 0x10, remembers writes.
     #[derive(Default)]
@@ -180,7 +216,7 @@ mod tests {
     #[test]
     fn ports_find_their_device() {
         let probe = Arc::new(Probe::default());
-        let mut bus = PortBus::new();
+        let mut bus = PortBus::new(None);
         bus.claim(0x100, 4, probe.clone());
         bus.claim(0xffff, 1, probe.clone());
         let mut data = [0; 4];
@@ -200,7 +236,7 @@ mod tests {
     #[test]
     fn memory_finds_its_device() {
         let probe = Arc::new(Probe::default());
-        let mut bus = MmioBus::new();
+        let mut bus = MmioBus::new(None);
         bus.claim(GuestPhys(0x3000), 0x1000, probe.clone());
         bus.claim(GuestPhys(0x1000), 0x10, probe.clone());
         let mut data = [0; 8];
@@ -215,9 +251,27 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_answers_at_is_told_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let lines = told.clone();
+        let trace: Trace = Arc::new(move |line: &str| lock(&lines).push(line.to_owned()));
+        let ports = PortBus::new(Some(trace.clone()));
+        let memory = MmioBus::new(Some(trace));
+        for _ in 0..2 {
+            ports.read(0x300, &mut [0; 2]);
+            memory.write(GuestPhys(0xd000_0000), &[1]);
+        }
+        let wanted = ["port 0x300", "port 0x301", "address 0xd0000000"]
+            .map(|at| format!("nobody answers at {at}"));
+        assert_eq!(*lock(&told), wanted);
+        (0..1000).for_each(|port| ports.write(port, &[0]));
+        assert!(lock(&told).len() <= 2 * Unclaimed::MOST);
+    }
+
+    #[test]
     #[should_panic(expected = "two devices")]
     fn claims_do_not_overlap() {
-        let mut bus = MmioBus::new();
+        let mut bus = MmioBus::new(None);
         bus.claim(GuestPhys(0x1000), 0x1000, Arc::new(Probe::default()));
         bus.claim(GuestPhys(0x1fff), 1, Arc::new(Probe::default()));
     }

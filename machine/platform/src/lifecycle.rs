@@ -34,6 +34,8 @@ use crate::serial::{SerialConfig, SerialInput, SerialSink};
 /// How long a thread may take to leave.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
+pub use virtio::Trace;
+
 /// What a machine is made of.
 pub struct MachineConfig {
     /// Processors, 1-255.
@@ -54,6 +56,13 @@ pub struct MachineConfig {
     pub pci_functions: Vec<Box<dyn PciFunction>>,
     /// Virtio devices, in the slots after them.
     pub virtio: Vec<Box<dyn virtio::Device>>,
+    /// Every request to disks, network and shared folders takes at least this long; not in virtual
+    /// time, which that does not move.
+    pub io_delay: Option<Duration>,
+    /// Is told how drivers set virtio devices up.
+    pub trace_virtio: Option<Trace>,
+    /// Is told of ports and addresses that no device answers at, once each.
+    pub trace_unclaimed: Option<Trace>,
     /// Instructions make the time, for machines of one processor whose engine was made with the
     /// same clock: then everything but the host's input is repeatable.
     pub virtual_time: Option<Arc<VirtualTime>>,
@@ -77,6 +86,9 @@ impl Default for MachineConfig {
             fw_cfg_files: Vec::new(),
             pci_functions: Vec::new(),
             virtio: Vec::new(),
+            io_delay: None,
+            trace_virtio: None,
+            trace_unclaimed: None,
             virtual_time: None,
             event_lines: None,
             on_end: None,

@@ -81,8 +81,8 @@ impl Pc {
             clock,
             ending,
             timed: Vec::new(),
-            ports: PortBus::new(),
-            mmio: MmioBus::new(),
+            ports: PortBus::new(config.trace_unclaimed.clone()),
+            mmio: MmioBus::new(config.trace_unclaimed.clone()),
         };
         wiring.interrupt_controllers();
         wiring.pit_and_rtc(memory);
@@ -90,6 +90,10 @@ impl Pc {
         let acpi = wiring.acpi();
         let inline = config.virtual_time.is_some();
         let workers = wiring.pci(config.pci_functions, config.virtio, ram, inline);
+        for worker in &workers {
+            worker.set_delay(config.io_delay);
+            worker.set_trace(config.trace_virtio.clone());
+        }
         wiring.small_ports(config.debug_console, config.debug_exit, config.test_devices);
         wiring.fw_cfg(memory, config.cpus, config.fw_cfg_files);
         if config.test_devices {
@@ -155,11 +159,13 @@ impl Wiring {
     ) -> Vec<Arc<virtio::Worker>> {
         let mut workers = Vec::with_capacity(devices.len());
         let mut root = PciRoot::default();
-        root.add(0, Box::new(host_bridge()));
-        root.add(31, Box::new(isa_bridge()));
+        root.add(0, Box::new(host_bridge()), None);
+        root.add(31, Box::new(isa_bridge()), None);
         let mut slots = 1..31;
         for function in functions {
-            root.add(slots.next().expect("bus 0 has 30 free slots"), function);
+            let slot = slots.next().expect("bus 0 has 30 free slots");
+            let line = self.interrupts.line(intx_gsi(slot, 0) as u8);
+            root.add(slot, function, Some(line));
         }
         for device in devices {
             let slot = slots.next().expect("bus 0 has 30 free slots");
@@ -167,7 +173,7 @@ impl Wiring {
             let interrupter = FunctionInterrupts { interrupts: self.interrupts.clone(), line };
             let function = VirtioPci::new(device, memory.clone(), Arc::new(interrupter), inline);
             workers.push(function.worker());
-            root.add(slot, Box::new(function));
+            root.add(slot, Box::new(function), None);
         }
         let root = Arc::new(root);
         self.mmio.claim(ECAM, ECAM_SIZE, Arc::new(EcamWindow(root.clone())));

@@ -30,7 +30,7 @@ pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};
 pub use signals::{Interrupter, Use};
-pub use worker::{Waker, Worker};
+pub use worker::{Trace, Waker, Worker};
 
 /// Feature bits of all devices (virtio 1.2, 6).
 pub mod features {

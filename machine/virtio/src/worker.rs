@@ -13,7 +13,9 @@
 //! the guest is touched.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use crate::device::{Handler, Kind, Queues};
 use crate::signals::{Signals, Use};
@@ -32,6 +34,8 @@ struct Mailbox {
     busy: bool,
     /// There is something to do.
     rung: bool,
+    /// Since when.
+    rung_at: Option<Instant>,
     /// The driver wants a reset: the job is dropped as soon as nobody has it.
     reset: bool,
     stopped: bool,
@@ -45,7 +49,13 @@ pub struct Worker {
     signals: Arc<Signals>,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
+    /// Between a ring and the work, in microseconds.
+    delay_us: AtomicU64,
+    trace: OnceLock<Trace>,
 }
+
+/// Is told what happens, in sentences.
+pub type Trace = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Gets a handler called from any thread.
 #[derive(Clone)]
@@ -77,7 +87,8 @@ impl Worker {
     pub(crate) fn new(kind: Kind, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
-        Arc::new(Self { kind, name, inline, signals, mailbox, changed })
+        let (delay_us, trace) = (AtomicU64::new(0), OnceLock::new());
+        Arc::new(Self { kind, name, inline, signals, mailbox, changed, delay_us, trace })
     }
 
     /// A name for its thread.
@@ -93,6 +104,31 @@ impl Worker {
     /// How far the guest ever came with its device.
     pub fn used(&self) -> Use {
         self.signals.used()
+    }
+
+    /// Has every request to a device that moves data for others take at least so long: disks,
+    /// network, shared folders. Not inline, where only the vCPU would wait.
+    pub fn set_delay(&self, delay: Option<Duration>) {
+        const FILE_SYSTEM: u16 = 26;
+        let kind = self.kind as u16;
+        let slow = [Kind::Network as u16, Kind::Block as u16, FILE_SYSTEM].contains(&kind);
+        let delay = delay.filter(|_| slow && !self.inline).unwrap_or_default();
+        self.delay_us.store(delay.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Has somebody told what drivers do to the device; once.
+    pub fn set_trace(&self, trace: Option<Trace>) {
+        if let Some(trace) = trace {
+            // A second one is not promised anything.
+            let _ = self.trace.set(trace);
+        }
+    }
+
+    /// Tells, if somebody wants to know.
+    pub(crate) fn tell(&self, what: impl FnOnce() -> String) {
+        if let Some(trace) = self.trace.get() {
+            trace(&format!("{}: {}", self.name, what()));
+        }
     }
 
     /// Whether doorbells do the work themselves, so that no thread is wanted.
@@ -138,6 +174,7 @@ impl Worker {
         let mut mailbox = self.lock();
         mailbox.rung = true;
         if !self.inline {
+            mailbox.rung_at.get_or_insert_with(Instant::now);
             self.changed.notify_one();
             return;
         }
@@ -159,8 +196,10 @@ impl Worker {
     fn work<'a>(&'a self, mut mailbox: MutexGuard<'a, Mailbox>) -> MutexGuard<'a, Mailbox> {
         let Some(mut job) = mailbox.job.take() else { return mailbox };
         mailbox.rung = false;
+        let rung_at = mailbox.rung_at.take();
         mailbox.busy = true;
         drop(mailbox);
+        self.wait_for_delay(rung_at);
         let done = job.handler.process(&mut job.queues);
         let (signals, more) = job.queues.take_results();
         let mut mailbox = self.lock();
@@ -174,9 +213,19 @@ impl Worker {
                 mailbox.job = Some(job);
                 mailbox.rung |= more;
             }
-            Err(_) => self.signals.needs_reset(),
+            Err(broken) => {
+                self.signals.needs_reset();
+                self.tell(|| format!("needs a reset: {broken}"));
+            }
         }
         mailbox
+    }
+
+    fn wait_for_delay(&self, rung_at: Option<Instant>) {
+        let delay = Duration::from_micros(self.delay_us.load(Ordering::Relaxed));
+        if let Some(at) = rung_at.filter(|_| !delay.is_zero()) {
+            std::thread::sleep((at + delay).saturating_duration_since(Instant::now()));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Mailbox> {

@@ -42,7 +42,7 @@ fn dispatch() -> u8 {
         }
     };
     let done = match arguments.task {
-        Task::Run(run) => run::run(run),
+        Task::Run(run) => run::run(&run),
         Task::Kernel { task } => kernel::kernel(task),
         Task::Disk { task } => disk::disk(task),
         Task::Doctor => Ok(doctor::doctor()),

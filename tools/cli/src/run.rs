@@ -18,7 +18,7 @@ use crate::{json, say, terminal};
 /// What a shell reports for a process that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 128 + 13;
 
-pub(crate) fn run(arguments: Run) -> Result<u8> {
+pub(crate) fn run(arguments: &Run) -> Result<u8> {
     let mut report = match &arguments.json {
         None => None,
         Some(path) => {
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: Run) -> Result<u8> {
             Some(file.with_context(|| format!("cannot write the report {}", path.display()))?)
         }
     };
-    let done = run_vm(&arguments);
+    let done = run_vm(arguments);
     if let Some(file) = &mut report {
         match &done {
             Ok((report, _)) => json::write(file, report)?,

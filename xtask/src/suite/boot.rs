@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, balloon, disk, initrd, repeat, run, setup, vsock};
+use super::{Output, Report, Verdict, balloon, devices, disk, initrd, repeat, run, setup, vsock};
 use crate::bench::memory;
 use crate::cpu;
 
@@ -33,6 +33,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     disk::cases(&mut report, roof, &cloud);
     balloon::cases(&mut report, roof, &cloud);
     vsock::cases(&mut report, roof, &cloud);
+    devices::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

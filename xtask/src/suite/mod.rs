@@ -6,6 +6,7 @@
 mod balloon;
 pub(crate) mod boot;
 mod conversation;
+mod devices;
 mod disk;
 pub(crate) mod initrd;
 pub(crate) mod kernels;

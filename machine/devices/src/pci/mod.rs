@@ -30,6 +30,12 @@ pub trait PciFunction: Send {
 
     /// A store to a BAR's window.
     fn bar_write(&mut self, bar: usize, offset: u64, data: &[u8]);
+
+    /// The level of its INTA#, asked for after each access. Those with another way to their interrupts
+    /// leave this alone.
+    fn interrupt(&self) -> bool {
+        false
+    }
 }
 
 /// A function that is only configuration space, like a bridge without registers.

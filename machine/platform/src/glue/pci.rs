@@ -11,16 +11,33 @@ use devices::reset::ResetControl;
 use x86::GuestPhys;
 
 use crate::bus::{MmioDevice, PortDevice};
-use crate::irq::lock;
+use crate::irq::{IrqLine, lock};
 use crate::layout::{PCI_HOLE, PCI_WINDOW_SIZE, RESET_CONTROL};
 use crate::outcome::{Outcome, ResetSource};
 use crate::run::Ending;
+
+/// A function, and where its INTA# leads.
+struct Slot {
+    function: Mutex<Box<dyn PciFunction>>,
+    line: Option<IrqLine>,
+}
+
+impl Slot {
+    /// An access, after which the line is as the function has it.
+    fn with(&self, access: impl FnOnce(&mut dyn PciFunction)) {
+        let mut function = lock(&self.function);
+        access(&mut **function);
+        if let Some(line) = &self.line {
+            line.set(function.interrupt());
+        }
+    }
+}
 
 /// Bus 0.
 #[derive(Default)]
 pub(crate) struct PciRoot {
     /// By device and function number.
-    functions: BTreeMap<u8, Mutex<Box<dyn PciFunction>>>,
+    functions: BTreeMap<u8, Slot>,
     /// Where [`PciRoot::add`] places the next BAR in the memory window.
     next_base: u64,
 }
@@ -28,9 +45,16 @@ pub(crate) struct PciRoot {
 impl PciRoot {
     /// Puts a function into a slot; its memory BARs get addresses as from firmware, and decode once
     /// the OS says so.
-    pub(crate) fn add(&mut self, device: u8, mut function: Box<dyn PciFunction>) {
+    /// `line` is for functions that have an [`PciFunction::interrupt`].
+    pub(crate) fn add(
+        &mut self,
+        device: u8,
+        mut function: Box<dyn PciFunction>,
+        line: Option<IrqLine>,
+    ) {
         self.place_bars(&mut *function);
-        let before = self.functions.insert(device << 3, Mutex::new(function));
+        let slot = Slot { function: Mutex::new(function), line };
+        let before = self.functions.insert(device << 3, slot);
         assert!(before.is_none(), "two functions in one slot");
     }
 
@@ -60,7 +84,7 @@ impl PciRoot {
         }
     }
 
-    fn function(&self, address: ConfigAddress) -> Option<&Mutex<Box<dyn PciFunction>>> {
+    fn function(&self, address: ConfigAddress) -> Option<&Slot> {
         self.functions.get(&address.devfn).filter(|_| address.bus == 0)
     }
 
@@ -76,18 +100,20 @@ impl PciRoot {
     }
 
     fn config_read(&self, address: ConfigAddress, data: &mut [u8]) {
-        let Some(function) = self.function(address) else { return data.fill(0xff) };
-        let mut function = lock(function);
-        Self::pieces(address.offset, data.len(), |at, range| {
-            function.config_read(at, &mut data[range]);
+        let Some(slot) = self.function(address) else { return data.fill(0xff) };
+        slot.with(|function| {
+            Self::pieces(address.offset, data.len(), |at, range| {
+                function.config_read(at, &mut data[range]);
+            });
         });
     }
 
     fn config_write(&self, address: ConfigAddress, data: &[u8]) {
-        let Some(function) = self.function(address) else { return };
-        let mut function = lock(function);
-        Self::pieces(address.offset, data.len(), |at, range| {
-            function.config_write(at, &data[range]);
+        let Some(slot) = self.function(address) else { return };
+        slot.with(|function| {
+            Self::pieces(address.offset, data.len(), |at, range| {
+                function.config_write(at, &data[range]);
+            });
         });
     }
 
@@ -99,8 +125,8 @@ impl PciRoot {
         length: usize,
         access: &mut dyn FnMut(&mut dyn PciFunction, usize, u64),
     ) -> bool {
-        self.functions.values().any(|function| {
-            let mut function = lock(function);
+        self.functions.values().any(|slot| {
+            let function = lock(&slot.function);
             let window = function.config().windows().find(|window| {
                 let offset = address.0.wrapping_sub(window.base.0);
                 window.kind != BarKind::Port
@@ -108,7 +134,8 @@ impl PciRoot {
                     && window.size - offset >= length as u64
             });
             let Some(window) = window else { return false };
-            access(&mut **function, window.bar, address.0 - window.base.0);
+            drop(function);
+            slot.with(|function| access(function, window.bar, address.0 - window.base.0));
             true
         })
     }

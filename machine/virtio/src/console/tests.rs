@@ -8,17 +8,20 @@ const BUFFERS: u16 = 16;
 const TO_DEVICE: u64 = 0x5_0000;
 const TO_GUEST: u64 = 0x6_0000;
 
+/// Ports and what came out of them.
+type Heard = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
+
 struct Bench {
     queues: Vec<Guest>,
     seen: Vec<u16>,
     active: Queues,
     handler: Box<dyn Handler>,
     control: ConsoleControl,
-    heard: Arc<Mutex<Vec<(usize, Vec<u8>)>>>,
+    heard: Heard,
 }
 
 fn bench(features: u64) -> Bench {
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let heard = Heard::default();
     let output = |port: usize| -> Output {
         let heard = heard.clone();
         Box::new(move |bytes: &[u8]| {

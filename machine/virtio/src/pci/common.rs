@@ -181,7 +181,10 @@ impl Common {
         state.status |= added;
         state.seen |= added;
         let negotiated = state.status & status::FEATURES_OK != 0;
+        let now = state.status;
         drop(state);
+        self.worker
+            .tell(|| format!("status {before:#04x} -> {now:#04x}, features {:#x}", self.accepted));
         if added & status::DRIVER_OK != 0 {
             match negotiated {
                 true => self.activate(),
@@ -202,7 +205,10 @@ impl Common {
                 let handler = self.device.activate(self.accepted, self.worker.waker());
                 self.worker.start(handler, Queues::new(queues));
             }
-            Err(_) => self.signals.needs_reset(),
+            Err(broken) => {
+                self.signals.needs_reset();
+                self.worker.tell(|| format!("needs a reset: {broken}"));
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use control::vm::Extras;
+use clap::{Args, ValueEnum};
+use control::vm::{Debug, Extras};
 
 /// See [`Extras`].
 #[derive(Clone, Debug, Default, Args)]
@@ -15,10 +15,41 @@ pub(crate) struct Options {
     /// listens at FILE_n.
     #[arg(long, value_name = "FILE")]
     vsock: Option<PathBuf>,
+    /// What the guest's kernel console is: a serial line, or virtio, which knows its window's size
+    #[arg(long, value_name = "KIND", default_value = "serial")]
+    console: Console,
+    /// Add a keyboard and a tablet; take their events from FILE, a line each
+    ///
+    /// key CODE 1|0 (Linux's KEY_*), move X Y (0-32767), button 0|1|2 1|0, wheel RIGHT UP, wait MS. FILE
+    /// may be a named pipe.
+    #[arg(long, value_name = "FILE")]
+    input_events: Option<PathBuf>,
+    /// Add a PCI device of one's own (docs/writing-a-device.md)
+    ///
+    /// Besides its own options a device has latency=TIME for each access, flip=N for a wrong bit in
+    /// each N-th read, lost=N to fall off the bus after N accesses.
+    #[arg(long = "device", value_name = "NAME[,OPT=..]")]
+    devices: Vec<String>,
+    /// Slow down or tell of: iodelay=TIME, virtio, unclaimed, all; -WORD takes one away
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true, value_parser = Debug::parse)]
+    debug: Option<Debug>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Console {
+    #[default]
+    Serial,
+    Virtio,
 }
 
 impl Options {
     pub(super) fn extras(&self) -> Extras {
-        Extras { vsock: self.vsock.clone() }
+        Extras {
+            vsock: self.vsock.clone(),
+            virtio_console: self.console == Console::Virtio,
+            input_events: self.input_events.clone(),
+            devices: self.devices.clone(),
+            debug: self.debug.clone().unwrap_or_default(),
+        }
     }
 }

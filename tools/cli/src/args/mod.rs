@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     /// Boot a Linux kernel to a shell or a command
-    Run(Run),
+    Run(Box<Run>),
     /// List or fetch kernels
     Kernel {
         #[command(subcommand)]

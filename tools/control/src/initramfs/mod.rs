@@ -128,7 +128,9 @@ fn skeleton(tree: &mut Tree, contents: &Contents) {
     tree.file(Path::new("/etc/hostname"), 0o644, format!("{}\n", contents.hostname).as_bytes());
     let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", contents.hostname);
     tree.file(Path::new("/etc/hosts"), 0o644, hosts.as_bytes());
-    tree.console(Path::new("/dev/console"));
+    tree.character_device(Path::new("/dev/console"), 0o600, (5, 1));
+    // Init's streams while the console's driver is a module that is not there yet.
+    tree.character_device(Path::new("/dev/null"), 0o666, (1, 3));
     tree.static_file(Path::new("/init"), 0o755, INIT);
     for path in ["/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/lib"] {
         tree.mirror_directory(Path::new(path));

@@ -102,10 +102,10 @@ impl Tree {
         }
     }
 
-    /// The kernel's console device, 5:1 (kernel Documentation/admin-guide/devices.txt).
-    pub(super) fn console(&mut self, path: &Path) {
+    /// A device of the kernel's by its numbers (Documentation/admin-guide/devices.txt).
+    pub(super) fn character_device(&mut self, path: &Path, mode: u32, numbers: (u32, u32)) {
         if self.added.insert(path.to_path_buf(), None).is_none() {
-            self.archive.character_device(path.as_os_str().as_bytes(), 0o600, (5, 1));
+            self.archive.character_device(path.as_os_str().as_bytes(), mode, numbers);
         }
     }
 

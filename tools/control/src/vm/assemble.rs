@@ -19,9 +19,11 @@ use machine::{
     SerialInput,
 };
 use memory::GuestMemory;
+use protocol::WindowSize;
 use rustix::time::{ClockId, clock_gettime};
 
 use virtio::block::Disk;
+use virtio::console::ConsoleControl;
 use virtio::{Balloon, BalloonControl};
 
 use super::choose::{EngineKind, KvmVerdict};
@@ -41,6 +43,8 @@ pub(super) struct Files {
     pub(super) initrd: Option<Box<dyn Initrd>>,
     pub(super) disks: Vec<Arc<dyn Disk>>,
     pub(super) extras: super::extras::Opened,
+    /// The user's terminal's size.
+    pub(super) window: Option<WindowSize>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -65,6 +69,7 @@ pub(super) struct Prepared {
     pub(super) balloon: BalloonControl,
     /// The session's fast way, if it can have one.
     pub(super) port: Option<SessionPort>,
+    console: Option<ConsoleControl>,
     input: Option<Arc<FixedInput>>,
 }
 
@@ -73,6 +78,8 @@ pub(super) struct Prepared {
 pub(super) struct Running {
     machine: Machine,
     lines: [Input; 2],
+    /// The console's input goes there instead of the first line.
+    console: Option<ConsoleControl>,
 }
 
 /// The way into a serial line.
@@ -171,7 +178,7 @@ pub(super) fn assemble(
         let outbox = Arc::downgrade(outbox);
         SessionPort::new(move || _ = outbox.upgrade().map(|outbox| outbox.stir()))
     });
-    files.extras.attach(&mut config, port.as_ref());
+    let console = files.extras.attach(&mut config, port.as_ref(), files.window, outbox);
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });
@@ -192,7 +199,7 @@ pub(super) fn assemble(
     })?;
     let pouring = initrd.map_or(Duration::ZERO, |initrd| initrd.cpu.get());
     let unpack_cpu = cpu_time().saturating_sub(before).saturating_sub(pouring);
-    Ok(Prepared { machine, unpack_cpu, input, balloon: balloon_control, port })
+    Ok(Prepared { machine, unpack_cpu, input, balloon: balloon_control, port, console })
 }
 
 fn wrong_kernel(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> RunError {
@@ -282,7 +289,7 @@ impl Prepared {
         if self.machine.start().is_err() {
             outbox.end(End::Stopped);
         }
-        Running { machine: self.machine, lines }
+        Running { machine: self.machine, lines, console: self.console }
     }
 }
 
@@ -296,7 +303,10 @@ impl Running {
     pub(super) fn send(&mut self, line: Line, bytes: &[u8]) {
         let input = &mut self.lines[line as usize];
         input.waiting.extend_from_slice(bytes);
-        let taken = input.line.send(&input.waiting);
+        let taken = match &self.console {
+            Some(console) if line == Line::Console => console.input(0, &input.waiting),
+            _ => input.line.send(&input.waiting),
+        };
         input.waiting.drain(..taken);
     }
 
@@ -306,6 +316,13 @@ impl Running {
             if !self.lines[line as usize].waiting.is_empty() {
                 self.send(line, &[]);
             }
+        }
+    }
+
+    /// The user's terminal has a new size; a serial line has none to give on.
+    pub(super) fn resize(&self, size: WindowSize) {
+        if let Some(console) = &self.console {
+            console.resize(size.columns, size.rows);
         }
     }
 

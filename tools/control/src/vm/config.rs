@@ -187,6 +187,11 @@ impl RunConfig {
         if self.initrd.is_none() {
             words.push("rdinit=/init");
         }
+        if let Some(console) = self.extras.console() {
+            // The early console goes when this one comes; a serial one would say everything twice.
+            words.retain(|word| *word != "console=ttyS0");
+            words.push(console);
+        }
         words.extend(self.append.as_deref());
         words.join(" ")
     }

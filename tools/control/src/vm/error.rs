@@ -37,6 +37,23 @@ pub enum RunError {
         /// What.
         option: &'static str,
     },
+    /// `--device` with a name or an option that is none.
+    #[error("--device {text}: {why}")]
+    Device {
+        /// As it was given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The events' file is not there.
+    #[error("cannot read input events from {}", .path.display())]
+    InputEvents {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The sockets cannot be made.
     #[error(transparent)]
     Vsock(#[from] virtio::vsock::VsockError),

@@ -8,6 +8,7 @@
 mod assemble;
 mod choose;
 mod config;
+mod debug;
 mod disks;
 mod drivers;
 mod error;
@@ -18,10 +19,12 @@ mod report;
 mod run;
 mod session;
 mod stream;
+mod typing;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
 pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
+pub use debug::Debug;
 pub use error::RunError;
 pub use extras::Extras;
 pub use machine::EventDigest;

@@ -14,6 +14,8 @@ use protocol::WindowSize;
 const MOST: usize = 256 * 1024;
 /// Bytes of standard input that wait for the guest.
 const MOST_INPUT: usize = 64 * 1024;
+/// Sentences that wait for the run loop.
+const MOST_NOTES: usize = 1000;
 /// How long the run loop lets bytes gather before it takes them.
 const GATHER: Duration = Duration::from_micros(500);
 
@@ -31,6 +33,8 @@ pub(super) struct Taken<E> {
     pub(super) console: Vec<u8>,
     pub(super) session: Vec<u8>,
     pub(super) wishes: Vec<Wish>,
+    /// Sentences for the user.
+    pub(super) notes: Vec<String>,
     pub(super) ended: Option<E>,
 }
 
@@ -41,6 +45,7 @@ struct State<E> {
     input: VecDeque<u8>,
     input_ended: bool,
     wishes: Vec<Wish>,
+    notes: Vec<String>,
     ended: Option<E>,
     /// Input came; the run loop shall look.
     stirred: bool,
@@ -63,6 +68,7 @@ impl<E> Outbox<E> {
             input: VecDeque::new(),
             input_ended: false,
             wishes: Vec::new(),
+            notes: Vec::new(),
             ended: None,
             stirred: false,
             closed: false,
@@ -97,6 +103,16 @@ impl<E> Outbox<E> {
         let was_empty = queue.is_empty();
         queue.extend_from_slice(bytes);
         if was_empty {
+            self.something.notify_all();
+        }
+    }
+
+    /// A sentence for the user; of too many at once the later ones are lost.
+    pub(super) fn push_note(&self, line: &str) {
+        let mut state = self.lock();
+        if state.notes.len() < MOST_NOTES && !state.closed {
+            state.notes.push(line.to_owned());
+            state.stirred = true;
             self.something.notify_all();
         }
     }
@@ -143,6 +159,7 @@ impl<E> Outbox<E> {
             console: std::mem::take(&mut state.console),
             session: std::mem::take(&mut state.session),
             wishes: std::mem::take(&mut state.wishes),
+            notes: std::mem::take(&mut state.notes),
             ended: state.ended.take(),
         }
     }

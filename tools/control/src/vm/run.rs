@@ -102,7 +102,9 @@ impl Vm {
         let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
-        let files = Files { kernel: file, initrd, disks, extras, input: config.input.clone() };
+        let window = config.terminal.as_ref().map(|terminal| terminal.size);
+        let files =
+            Files { kernel: file, initrd, disks, extras, window, input: config.input.clone() };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -260,6 +262,7 @@ impl Loop<'_> {
             let until = [self.power_off, self.deadline, self.look_at_drivers];
             let until = until.into_iter().flatten().min();
             let taken = self.outbox.take(until);
+            taken.notes.into_iter().for_each(|line| events(Event::Notice(line)));
             if !taken.console.is_empty() {
                 self.console.push(&taken.console);
                 events(Event::Console(taken.console));
@@ -296,8 +299,12 @@ impl Loop<'_> {
             }
             events(event);
         });
+        let late = session.late_size();
         if session.exit().is_some() && self.power_off.is_none() {
             self.power_off = Some(Instant::now() + POWER_OFF);
+        }
+        if let Some(size) = late {
+            self.wish(Wish::Resize(size));
         }
     }
 
@@ -333,10 +340,13 @@ impl Loop<'_> {
         if let Wish::Quit(signal) = wish {
             return Some(Outcome::Quit { signal });
         }
+        if let Wish::Resize(size) = wish {
+            self.running.resize(size);
+        }
         let mut wire = Vec::new();
         let again =
             wish == Wish::Signal(INTERRUPT) && std::mem::replace(&mut self.interrupted, true);
-        let passed = self.session.as_ref().is_some_and(|session| session.wish(wish, &mut wire));
+        let passed = self.session.as_mut().is_some_and(|session| session.wish(wish, &mut wire));
         if passed && !again {
             self.send(&wire);
             return None;

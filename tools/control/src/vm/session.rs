@@ -3,7 +3,7 @@
 //! Pure: bytes and wishes in, events and bytes out; the run loop does the rest. Invariant: no input
 //! is sent before the guest said hello, and never more than the protocol's window at a time.
 
-use protocol::{Decoder, FromGuest, STDIN_WINDOW, ToGuest, VERSION};
+use protocol::{Decoder, FromGuest, STDIN_WINDOW, ToGuest, VERSION, WindowSize};
 
 use super::outbox::Wish;
 use super::report::Event;
@@ -18,6 +18,8 @@ pub(super) struct Session {
     exit: Option<(u8, u8)>,
     /// What the guest says comes by the stream.
     moved: bool,
+    /// The terminal's size, which changed before the guest could hear of it.
+    late_size: Option<WindowSize>,
 }
 
 impl Session {
@@ -30,6 +32,7 @@ impl Session {
             input_over: false,
             exit: None,
             moved: false,
+            late_size: None,
         }
     }
 
@@ -68,6 +71,11 @@ impl Session {
         }
     }
 
+    /// A size that the guest could not be told of before, and can be now.
+    pub(super) fn late_size(&mut self) -> Option<WindowSize> {
+        self.late_size.take_if(|_| self.greeted && self.exit.is_none())
+    }
+
     /// Whether the guest's bytes come by the stream from now on.
     pub(super) fn has_moved(&self) -> bool {
         self.moved
@@ -92,8 +100,11 @@ impl Session {
     }
 
     /// Passes a wish on; false if the guest is not there to hear it.
-    pub(super) fn wish(&self, wish: Wish, wire: &mut Vec<u8>) -> bool {
+    pub(super) fn wish(&mut self, wish: Wish, wire: &mut Vec<u8>) -> bool {
         if !self.greeted || self.exit.is_some() {
+            if let Wish::Resize(size) = wish {
+                self.late_size = Some(size);
+            }
             return false;
         }
         match wish {
@@ -153,6 +164,20 @@ mod tests {
         assert_eq!(session.exit(), Some((7, 0)));
         assert!(!session.wish(Wish::Signal(15), &mut wire));
         assert_eq!(session.wants_input(), None);
+    }
+
+    #[test]
+    fn a_size_that_changed_too_early_is_told_later() {
+        let mut session = Session::new();
+        let mut wire = Vec::new();
+        let size = |rows| WindowSize { rows, columns: 80 };
+        assert!(!session.wish(Wish::Resize(size(30)), &mut wire));
+        assert!(!session.wish(Wish::Resize(size(50)), &mut wire));
+        assert_eq!(session.late_size(), None);
+        say(&mut session, &[FromGuest::Hello { version: VERSION }]);
+        assert_eq!(session.late_size(), Some(size(50)));
+        assert_eq!(session.late_size(), None);
+        assert!(session.wish(Wish::Resize(size(50)), &mut wire));
     }
 
     #[test]
