@@ -10,6 +10,7 @@ mod alias;
 mod mapping;
 mod memory;
 mod tracking;
+mod transfer;
 
 pub use access::Scalar;
 pub use alias::Reservation;

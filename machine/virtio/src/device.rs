@@ -17,6 +17,7 @@ pub enum Kind {
     Block = 2,
     Console = 3,
     Entropy = 4,
+    FileSystem = 26,
 }
 
 impl Kind {
@@ -24,7 +25,7 @@ impl Kind {
     pub(crate) fn pci_class(self) -> [u8; 3] {
         match self {
             Self::Network => [0x02, 0x00, 0x00],
-            Self::Block => [0x01, 0x80, 0x00],
+            Self::Block | Self::FileSystem => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
             Self::Entropy => [0xff, 0x00, 0x00],
         }
@@ -93,12 +94,29 @@ impl Queues {
         index: usize,
         mut serve: impl FnMut(&mut Chain) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
+        self.serve_or_keep(index, |mut chain| {
+            serve(&mut chain)?;
+            Ok(Some(chain))
+        })
+    }
+
+    /// The same for devices that answer some chains later: `serve` keeps those that it does not give
+    /// back, and they are pushed when their time comes.
+    ///
+    /// # Errors
+    /// What the queue or `serve` finds broken.
+    pub fn serve_or_keep(
+        &mut self,
+        index: usize,
+        mut serve: impl FnMut(Chain) -> Result<Option<Chain>, Broken>,
+    ) -> Result<(), Broken> {
         let Some(Some(queue)) = self.list.get_mut(index) else { return Ok(()) };
         queue.silence_doorbell();
         for _ in 0..queue.size() {
-            let Some(mut chain) = queue.pop()? else { break };
-            serve(&mut chain)?;
-            queue.push(chain);
+            let Some(chain) = queue.pop()? else { break };
+            if let Some(chain) = serve(chain)? {
+                queue.push(chain);
+            }
         }
         self.more |= queue.arm_doorbell();
         self.signal(index);

@@ -14,6 +14,7 @@
 
 pub mod block;
 mod device;
+pub mod fs;
 mod pci;
 mod queue;
 mod rng;

@@ -51,6 +51,12 @@ pub struct Worker {
 pub struct Waker(Weak<Worker>);
 
 impl Waker {
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Weak::new())
+    }
+
     /// Has [`Handler::process`] called soon; nothing if the device is not active any more.
     pub fn wake(&self) {
         if let Some(worker) = self.0.upgrade() {
