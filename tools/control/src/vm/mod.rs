@@ -15,6 +15,7 @@ mod outbox;
 mod report;
 mod run;
 mod session;
+mod shares;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
@@ -22,6 +23,8 @@ pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
 pub use error::RunError;
 pub use machine::EventDigest;
 pub use outbox::Controls;
+pub use protocol::ShareMode;
 pub use report::{Event, Outcome, RunReport};
 pub use run::Vm;
+pub use shares::{Root, Share, ShareWish};
 pub use x86::cpuid::Vendor as CpuVendor;
