@@ -7,6 +7,7 @@ mod ci;
 mod cpu;
 mod fex;
 mod kut;
+mod posix;
 mod soak;
 mod suite;
 mod test386;
@@ -47,6 +48,11 @@ enum Chore {
         runs: usize,
         #[command(subcommand)]
         of: Option<BenchOf>,
+    },
+    /// Checks in a directory what POSIX says of files; the boot suite runs it in guests, on shares
+    Posix {
+        /// The directory
+        folder: PathBuf,
     },
     /// Boots each kernel many times with small commands and checks what they say
     Soak(soak::Options),
@@ -119,6 +125,7 @@ fn main() -> Result<()> {
             }
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
+        Chore::Posix { folder } => posix::run(&folder),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;
