@@ -107,6 +107,8 @@ enum Chore {
 enum BenchOf {
     /// Times workloads natively, in QEMU TCG and in roof, between console markers
     Cpu(cpu::Options),
+    /// Times work in a shared folder of 100,000 files in roof and in QEMU TCG with 9p
+    Fs,
 }
 
 fn main() -> Result<()> {
@@ -126,6 +128,10 @@ fn main() -> Result<()> {
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
         Chore::Posix { folder } => posix::run(&folder),
+        Chore::Bench { of: Some(BenchOf::Fs), runs } => {
+            let roof = cargo::build_roof(&root)?;
+            bench::files::run(&root, &roof, runs)
+        }
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;

@@ -99,7 +99,8 @@ fn overlay(lower: &Path, changes: &Path, target: &Path, flags: MountFlags) -> Re
         upper.display(),
         work.display()
     );
-    // Directories of the host can be renamed where the kernel knows how to note it.
+    // Directories of the host can be renamed where the kernel knows how to note it. (With xino=on all
+    // would be on one device, at the price of inode numbers beyond 63 bits.)
     let mut last = Errno::INVAL;
     for more in [",redirect_dir=on,index=off", ""] {
         let options = CString::new(format!("{layers}{more}")).expect("our paths have no NUL");

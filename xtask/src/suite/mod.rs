@@ -10,6 +10,7 @@ pub(crate) mod kernels;
 pub(crate) mod nested;
 mod repeat;
 pub(crate) mod setup;
+mod share;
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

@@ -25,6 +25,9 @@ use crate::host;
 use crate::limits::{DEEPEST, MOST_NODES};
 use crate::wire::ROOT;
 
+/// Devices that inode numbers are told apart by: bits 48 to 59, the ones above being an overlay's.
+const MOST_DEVICES: usize = 1 << 12;
+
 /// What a node is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node {
@@ -264,7 +267,7 @@ impl Inodes {
         let device = status.device();
         let known = inner.devices.iter().position(|known| *known == device);
         let index = known.unwrap_or_else(|| {
-            if inner.devices.len() < 0x7fff {
+            if inner.devices.len() < MOST_DEVICES {
                 inner.devices.push(device);
             }
             inner.devices.len() - 1
