@@ -3,11 +3,11 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::fs::{chownat, linkat, mkdirat, mknodat, renameat_with, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use super::nodes::SET_ID;
+use super::nodes::{SET_ID, group, owner};
 use crate::attr::Status;
 use crate::host;
 use crate::server::{Done, Reply, Server};
@@ -32,9 +32,8 @@ impl Server {
         let own = rustix::process::getegid().as_raw();
         if self.privileged && (header.uid, header.gid) != (status.0.stx_uid, status.0.stx_gid) {
             // A directory with set-group-ID gave its group already.
-            let gid = (status.0.stx_gid == own).then(|| Gid::from_raw(header.gid));
-            let uid = Some(Uid::from_raw(header.uid));
-            chownat(&fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            let gid = (status.0.stx_gid == own).then(|| group(header.gid)).transpose()?;
+            chownat(&fd, c"", Some(owner(header.uid)?), gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = mode
             && mode & self.umask & 0o777 != 0

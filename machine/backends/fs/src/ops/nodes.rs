@@ -197,14 +197,15 @@ impl Server {
     /// The guest's root stands for the invoking user: what it gives to itself is the user's.
     fn change_owner(&self, fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
         let change = |uid: Option<u32>, gid: Option<u32>| {
-            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            let (uid, gid) = (uid.map(owner).transpose()?, gid.map(group).transpose()?);
             chownat(&fd, c"", uid, gid, AtFlags::EMPTY_PATH)
         };
         match change(uid, gid) {
             Err(Errno::PERM) if !self.privileged => {
-                let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-                let uid = uid.map(|uid| if uid == 0 { user.as_raw() } else { uid });
-                let gid = gid.map(|gid| if gid == 0 { group.as_raw() } else { gid });
+                let user = rustix::process::geteuid().as_raw();
+                let users_group = rustix::process::getegid().as_raw();
+                let uid = uid.map(|uid| if uid == 0 { user } else { uid });
+                let gid = gid.map(|gid| if gid == 0 { users_group } else { gid });
                 change(uid, gid)
             }
             done => done,
@@ -240,4 +241,14 @@ impl Server {
             _ => Ok(()),
         }
     }
+}
+
+/// A user's id; there is none of all ones, which to the host means "leave it".
+pub(crate) fn owner(id: u32) -> Result<Uid, Errno> {
+    if id == u32::MAX { Err(Errno::INVAL) } else { Ok(Uid::from_raw(id)) }
+}
+
+/// A group's id.
+pub(crate) fn group(id: u32) -> Result<Gid, Errno> {
+    if id == u32::MAX { Err(Errno::INVAL) } else { Ok(Gid::from_raw(id)) }
 }

@@ -174,3 +174,18 @@ fn where_this_process_is_root_the_guests_users_own_what_they_make() {
     let link = client.symlink(ROOT, "link", "x").expect("it is new");
     assert_eq!((link.attributes.uid, link.attributes.gid), (77, 78));
 }
+
+/// Found by libFuzzer: an id of all ones is none, and was an assertion of the library that makes ids.
+#[test]
+fn an_id_of_all_ones_is_refused() {
+    let mut client = Client::new(Access::ReadWrite);
+    let folder = client.mkdir(ROOT, "folder", 0o755).expect("it is new").node;
+    for (uid, gid) in [(Some(u32::MAX), None), (None, Some(u32::MAX))] {
+        let setting = Setting { uid, gid, ..Setting::default() };
+        assert_eq!(client.set(folder, &setting), Err(Errno::INVAL));
+    }
+    client.ids = (u32::MAX, u32::MAX);
+    let made = client.mkdir(ROOT, "another", 0o755).map(drop);
+    let root = rustix::process::geteuid().is_root();
+    assert_eq!(made, if root { Err(Errno::INVAL) } else { Ok(()) });
+}
