@@ -40,15 +40,15 @@ const WORK: &[(&str, &str)] = &[
 
 /// Modules of the initrd, in loading order, as far as the kernel has them as modules.
 const MODULES: &[&str] = &[
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "fuse",
     "virtiofs",
-    "fscache",
     "netfs",
+    "fscache",
     "9pnet",
     "9pnet_virtio",
     "9p",
@@ -142,7 +142,7 @@ fn pack(root: &Path, folder: &Path, kernel: &Path) -> Result<PathBuf> {
     for name in MODULES {
         if let Some(path) = modules.iter().find(|path| module_name(path) == *name) {
             fs::copy(path, tree.join(format!("{name}.ko")))?;
-            writeln!(insert, "insmod /modules/{name}.ko 2> /dev/null")?;
+            writeln!(insert, "insmod /modules/{name}.ko")?;
         }
     }
     let mut script = format!(
