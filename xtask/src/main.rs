@@ -7,6 +7,7 @@ mod ci;
 mod cpu;
 mod fex;
 mod kut;
+mod posix;
 mod soak;
 mod suite;
 mod test386;
@@ -47,6 +48,11 @@ enum Chore {
         runs: usize,
         #[command(subcommand)]
         of: Option<BenchOf>,
+    },
+    /// Checks in a directory what POSIX says of files; the boot suite runs it in guests, on shares
+    Posix {
+        /// The directory
+        folder: PathBuf,
     },
     /// Boots each kernel many times with small commands and checks what they say
     Soak(soak::Options),
@@ -101,6 +107,8 @@ enum Chore {
 enum BenchOf {
     /// Times workloads natively, in QEMU TCG and in roof, between console markers
     Cpu(cpu::Options),
+    /// Times work in a shared folder of 100,000 files in roof and in QEMU TCG with 9p
+    Fs,
 }
 
 fn main() -> Result<()> {
@@ -119,6 +127,11 @@ fn main() -> Result<()> {
             }
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
+        Chore::Posix { folder } => posix::run(&folder),
+        Chore::Bench { of: Some(BenchOf::Fs), runs } => {
+            let roof = cargo::build_roof(&root)?;
+            bench::files::run(&root, &roof, runs)
+        }
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;

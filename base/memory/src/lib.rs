@@ -11,6 +11,7 @@ mod mapping;
 mod memory;
 mod release;
 mod tracking;
+mod transfer;
 
 pub use access::Scalar;
 pub use alias::Reservation;

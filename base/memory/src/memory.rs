@@ -172,7 +172,7 @@ impl GuestMemory {
     /// The host pointer for `length` bytes at `offset`. The bounds check every access shares:
     /// an offset outside RAM is our own mistake, never the guest's, so it is an assertion.
     #[inline(always)]
-    fn pointer(&self, offset: RamOffset, length: u64) -> *mut u8 {
+    pub(crate) fn pointer(&self, offset: RamOffset, length: u64) -> *mut u8 {
         let size = self.mapping.len() as u64;
         assert!(length <= size && offset.0 <= size - length, "access outside guest RAM");
         // SAFETY: offset + length was just checked to lie inside the mapping.

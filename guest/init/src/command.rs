@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use protocol::{Job, WindowSize};
-use rustix::fs::{Mode, OFlags};
+use protocol::{Job, User, WindowSize};
+use rustix::fs::{Mode, OFlags, Uid};
 use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -62,7 +62,7 @@ impl Running {
         let cwd = Path::new(OsStr::from_bytes(&job.cwd));
         command.current_dir(if cwd.is_dir() { cwd } else { Path::new("/") });
         let streams = if job.terminal {
-            on_terminal(&mut command, job.window)
+            on_terminal(&mut command, job.window, job.user.as_ref())
         } else {
             Ok(on_pipes(&mut command))
         };
@@ -70,7 +70,7 @@ impl Running {
             message: format!("cannot open a terminal for the command: {error}"),
             code: 126,
         })?;
-        session_leader::prepare(&mut command, job.terminal);
+        session_leader::prepare(&mut command, job.terminal, job.user.as_ref());
         let mut child = command.spawn().map_err(|error| not_started(job, &error))?;
         let streams = streams.unwrap_or_else(|| Streams {
             input: child.stdin.take().map(OwnedFd::from),
@@ -115,6 +115,7 @@ impl Running {
 fn on_terminal(
     command: &mut Command,
     size: WindowSize,
+    user: Option<&User>,
 ) -> Result<Option<Streams>, rustix::io::Errno> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master = rustix::pty::openpt(flags)?;
@@ -124,6 +125,10 @@ fn on_terminal(
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let slave = File::from(rustix::fs::open(name.as_c_str(), flags, Mode::empty())?);
     rustix::termios::tcsetwinsize(&slave, winsize(size))?;
+    if let Some(user) = user {
+        // As login(1) does; a program may open its terminal by name.
+        rustix::fs::fchown(&slave, Some(Uid::from_raw(user.uid)), None)?;
+    }
     let again =
         |file: &File| file.as_fd().try_clone_to_owned().map_err(|_| rustix::io::Errno::MFILE);
     command

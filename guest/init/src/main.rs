@@ -12,6 +12,7 @@ mod link;
 mod modules;
 mod mounts;
 mod session;
+mod shares;
 mod sys;
 
 use std::process::ExitCode;
@@ -20,6 +21,9 @@ use protocol::{FromGuest, Job};
 use rustix::system::RebootCommand;
 
 use crate::link::Link;
+
+/// The status of a guest that has not what the user asked for, as `roof` itself reports it.
+const NOT_SHARED: u8 = 125;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -50,8 +54,16 @@ fn run() -> Result<(), String> {
             return Err(why);
         }
     };
-    for trouble in prepare(&job) {
+    let mut troubles = prepare(&job);
+    let shared = share(&job, &mut troubles);
+    for trouble in troubles {
         link.send(&FromGuest::Notice(trouble))?;
+    }
+    if let Err(why) = shared {
+        link.send(&FromGuest::Stderr(format!("oneroof: {why}\n").into_bytes()))?;
+        link.send(&FromGuest::Exit { code: NOT_SHARED, signal: 0 })?;
+        link.drain();
+        return Ok(());
     }
     modules::load_later(&job.modules);
     let (code, signal) = session::run(&job, &mut link)?;
@@ -77,4 +89,12 @@ fn prepare(job: &Job) -> Vec<String> {
     }
     troubles.extend(modules::load(&job.modules));
     troubles
+}
+
+/// The root directory, and what else is the host's.
+fn share(job: &Job, troubles: &mut Vec<String>) -> Result<(), String> {
+    if let Some(root) = &job.root {
+        troubles.extend(shares::enter(root)?);
+    }
+    job.shares.iter().try_for_each(shares::mount_at_path)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   "ONEROOF\n"  version u16  flags u8  rows u16  columns u16
 //!   hostname  cwd  argv[]  env[]  modules[]: trigger u8, path
+//!   root u8, tag if 1 or 2  shares[]: mode u8, tag, path  user u8, uid u32, gid u32, groups[] u32 if 1
 //! ```
 //! Strings are a u32 length and bytes, lists a u32 count and items, integers little-endian.
 //! Invariant: `Job::decode(job.encode()) == job`, and no input makes `decode` allocate more than
@@ -52,6 +53,48 @@ pub struct Module {
     pub path: Vec<u8>,
 }
 
+/// The host's own user space, to be the guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoot {
+    /// The tag of the virtio-fs share that it is.
+    pub tag: Vec<u8>,
+    /// The initramfs has a user space, too, for a kernel that cannot mount this one.
+    pub optional: bool,
+}
+
+/// What becomes of changes to a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareMode {
+    /// They are refused.
+    ReadOnly,
+    /// They are the host's at once.
+    ReadWrite,
+    /// They stay in the guest's memory.
+    CopyOnWrite,
+}
+
+/// A directory of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// What becomes of changes.
+    pub mode: ShareMode,
+    /// The tag of its virtio-fs device.
+    pub tag: Vec<u8>,
+    /// Where it is mounted.
+    pub path: Vec<u8>,
+}
+
+/// Who the command runs as, if not root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+}
+
 /// What init shall do. Strings are bytes, as Linux has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
@@ -69,6 +112,12 @@ pub struct Job {
     pub env: Vec<Vec<u8>>,
     /// Kernel modules in loading order.
     pub modules: Vec<Module>,
+    /// The root directory; `None`: that of the initramfs.
+    pub root: Option<HostRoot>,
+    /// Directories to mount, in this order.
+    pub shares: Vec<Share>,
+    /// Who the command runs as; `None`: root.
+    pub user: Option<User>,
 }
 
 /// Why bytes are no job.
@@ -111,7 +160,33 @@ impl Job {
             });
             put_string(&mut out, &module.path);
         }
+        self.put_host(&mut out);
         out
+    }
+
+    /// What is the host's.
+    fn put_host(&self, out: &mut Vec<u8>) {
+        out.push(self.root.as_ref().map_or(0, |root| if root.optional { 2 } else { 1 }));
+        if let Some(root) = &self.root {
+            put_string(out, &root.tag);
+        }
+        out.extend_from_slice(&(self.shares.len() as u32).to_le_bytes());
+        for share in &self.shares {
+            out.push(match share.mode {
+                ShareMode::ReadOnly => 0,
+                ShareMode::ReadWrite => 1,
+                ShareMode::CopyOnWrite => 2,
+            });
+            put_string(out, &share.tag);
+            put_string(out, &share.path);
+        }
+        out.push(u8::from(self.user.is_some()));
+        if let Some(user) = &self.user {
+            for number in [user.uid, user.gid, user.groups.len() as u32] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            user.groups.iter().for_each(|group| out.extend_from_slice(&group.to_le_bytes()));
+        }
     }
 
     /// The job in a file.
@@ -135,10 +210,13 @@ impl Job {
         let argv = reader.list(Reader::string)?;
         let env = reader.list(Reader::string)?;
         let modules = reader.list(Reader::module)?;
+        let root = reader.root()?;
+        let shares = reader.list(Reader::share)?;
+        let user = reader.user()?;
         if reader.at != bytes.len() {
             return Err(reader.damaged());
         }
-        Ok(Self { terminal, window, hostname, cwd, argv, env, modules })
+        Ok(Self { terminal, window, hostname, cwd, argv, env, modules, root, shares, user })
     }
 }
 
@@ -203,6 +281,41 @@ impl<'a> Reader<'a> {
         };
         Ok(Module { trigger, path: self.string()? })
     }
+
+    fn root(&mut self) -> Result<Option<HostRoot>, JobError> {
+        let optional = match self.u8()? {
+            0 => return Ok(None),
+            1 => false,
+            2 => true,
+            _ => return Err(self.damaged()),
+        };
+        Ok(Some(HostRoot { tag: self.string()?, optional }))
+    }
+
+    fn share(&mut self) -> Result<Share, JobError> {
+        let mode = match self.u8()? {
+            0 => ShareMode::ReadOnly,
+            1 => ShareMode::ReadWrite,
+            2 => ShareMode::CopyOnWrite,
+            _ => return Err(self.damaged()),
+        };
+        Ok(Share { mode, tag: self.string()?, path: self.string()? })
+    }
+
+    fn number(&mut self) -> Result<u32, JobError> {
+        self.u32().map(|number| number as u32)
+    }
+
+    fn user(&mut self) -> Result<Option<User>, JobError> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => {
+                let (uid, gid) = (self.number()?, self.number()?);
+                Ok(Some(User { uid, gid, groups: self.list(Self::number)? }))
+            }
+            _ => Err(self.damaged()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +334,13 @@ mod tests {
                 Module { trigger: ModuleTrigger::VirtioDevice, path: b"/m/a.ko".to_vec() },
                 Module { trigger: ModuleTrigger::Later, path: b"/m/b.ko".to_vec() },
             ],
+            root: Some(HostRoot { tag: b"root".to_vec(), optional: true }),
+            shares: vec![Share {
+                mode: ShareMode::CopyOnWrite,
+                tag: b"share0".to_vec(),
+                path: b"/home/me".to_vec(),
+            }],
+            user: Some(User { uid: 1000, gid: 100, groups: vec![4, u32::MAX] }),
         }
     }
 

@@ -20,6 +20,7 @@ pub enum Kind {
     Balloon = 5,
     Input = 18,
     Socket = 19,
+    FileSystem = 26,
 }
 
 impl Kind {
@@ -27,7 +28,7 @@ impl Kind {
     pub(crate) fn pci_class(self) -> [u8; 3] {
         match self {
             Self::Network => [0x02, 0x00, 0x00],
-            Self::Block => [0x01, 0x80, 0x00],
+            Self::Block | Self::FileSystem => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
             Self::Entropy | Self::Balloon | Self::Socket => [0xff, 0x00, 0x00],
             Self::Input => [0x09, 0x80, 0x00],

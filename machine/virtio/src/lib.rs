@@ -16,6 +16,7 @@ mod balloon;
 pub mod block;
 pub mod console;
 mod device;
+pub mod fs;
 pub mod input;
 mod pci;
 mod queue;

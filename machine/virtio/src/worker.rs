@@ -62,6 +62,12 @@ pub type Trace = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Waker(Weak<Worker>);
 
 impl Waker {
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self(Weak::new())
+    }
+
     /// Has [`Handler::process`] called soon; nothing if the device is not active any more.
     pub fn wake(&self) {
         if let Some(worker) = self.0.upgrade() {

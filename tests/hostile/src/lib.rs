@@ -18,6 +18,7 @@ mod instructions;
 mod irqchip;
 mod machine;
 mod network;
+mod shared_folders;
 mod virtio;
 mod virtio_devices;
 mod watchdog;
@@ -30,6 +31,7 @@ pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::network::network;
+pub use crate::shared_folders::shared_folders;
 pub use crate::virtio::virtio;
 pub use crate::virtio_devices::virtio_devices;
 
@@ -46,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     ("irqchip", irqchip),
     ("network", network),
     ("ports_and_mmio", ports_and_mmio),
+    ("shared_folders", shared_folders),
     ("virtio", virtio),
     ("virtio_devices", virtio_devices),
 ];

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, balloon, devices, disk, initrd, repeat, run, setup, vsock};
+use super::{
+    Output, Report, Verdict, balloon, devices, disk, initrd, repeat, run, setup, share, vsock,
+};
 use crate::bench::memory;
 use crate::cpu;
 
@@ -34,6 +36,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     balloon::cases(&mut report, roof, &cloud);
     vsock::cases(&mut report, roof, &cloud);
     devices::cases(&mut report, roof, &cloud);
+    share::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

@@ -13,6 +13,7 @@ pub(crate) mod kernels;
 pub(crate) mod nested;
 mod repeat;
 pub(crate) mod setup;
+mod share;
 mod vsock;
 
 use std::io::{Read, Write};

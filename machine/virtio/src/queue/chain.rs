@@ -4,9 +4,11 @@
 //! [`MOST_DESCRIPTORS`]; every buffer lies in one region of RAM; readable ones come first; the sum of
 //! lengths fits 32 bits.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use memory::GuestMemory;
+use memory::{GuestMemory, RamOffset};
 use x86::GuestPhys;
 
 use super::{Broken, MOST_DESCRIPTORS, Queue};
@@ -45,6 +47,33 @@ impl Segments {
             (self.at, self.done) = (self.at + 1, 0);
         }
         (run > 0).then_some((start, run as usize))
+    }
+
+    /// The next runs of at most `most` bytes and 1024 pieces, without using them up.
+    fn runs(&self, memory: &GuestMemory, most: usize) -> Vec<(RamOffset, u64)> {
+        let mut runs = Vec::new();
+        let mut left = u32::try_from(most).unwrap_or(u32::MAX);
+        let mut done = self.done;
+        for segment in self.list[self.at..].iter().take(usize::from(MOST_DESCRIPTORS)) {
+            let run = (segment.length - done).min(left);
+            if run == 0 {
+                break;
+            }
+            let (place, _) = memory
+                .locate(segment.start + u64::from(done))
+                .expect("the walk checked that the buffer is RAM");
+            runs.push((place, u64::from(run)));
+            (left, done) = (left - run, 0);
+        }
+        runs
+    }
+
+    /// Uses up bytes that were handled elsewhere.
+    fn advance(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let Some((_, run)) = self.next(bytes) else { break };
+            bytes -= run;
+        }
     }
 }
 
@@ -220,5 +249,50 @@ impl Chain {
         }
         self.written += done as u32;
         done
+    }
+
+    /// Leaves the next bytes to write out, for [`Chain::write_start`]; they count as written.
+    pub fn skip(&mut self, count: usize) {
+        let count = count.min(self.writable.left as usize);
+        self.writable.advance(count);
+        self.written += count as u32;
+    }
+
+    /// Writes over the first bytes to write, whatever came after.
+    pub fn write_start(&mut self, from: &[u8]) {
+        let mut done = 0;
+        for segment in &self.writable.list {
+            let run = (from.len() - done).min(segment.length as usize);
+            let copied = self.memory.write_physical(segment.start, &from[done..done + run]);
+            copied.expect("the walk checked that the buffer is RAM");
+            done += run;
+            if done == from.len() {
+                return;
+            }
+        }
+    }
+
+    /// Reads a file from `at` on into where the next bytes are to be written, without a copy; gives
+    /// how many there were.
+    ///
+    /// # Errors
+    /// As preadv(2).
+    pub fn read_file(&mut self, file: BorrowedFd<'_>, at: u64, count: usize) -> io::Result<usize> {
+        let runs = self.writable.runs(&self.memory, count);
+        let done = self.memory.read_file(&runs, file, at)?;
+        self.writable.advance(done);
+        self.written += done as u32;
+        Ok(done)
+    }
+
+    /// Writes the next bytes to read to a file from `at` on, without a copy; gives how many it took.
+    ///
+    /// # Errors
+    /// As pwritev(2).
+    pub fn write_file(&mut self, file: BorrowedFd<'_>, at: u64, count: usize) -> io::Result<usize> {
+        let runs = self.readable.runs(&self.memory, count);
+        let done = self.memory.write_file(&runs, file, at)?;
+        self.readable.advance(done);
+        Ok(done)
     }
 }

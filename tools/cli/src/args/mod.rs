@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use control::vm::{CpuVendor, Deterministic, DiskConfig, EngineChoice, Execution, RunConfig};
+use control::vm::{
+    CpuVendor, Deterministic, DiskConfig, EngineChoice, Execution, Root, RunConfig, ShareWish,
+};
 
 /// Virtual machines under one roof.
 #[derive(Debug, Parser)]
@@ -83,6 +85,7 @@ Examples:
 #[command(after_help = "\
 Examples:
   roof run                                   a root shell (Ctrl-A x quits, Ctrl-A h helps)
+  roof run -- make check                     this directory's tests, with this host's programs
   roof run -- sh -c 'exit 7'                 exits with 7
   roof run -c 2 -m 1G ./bzImage -- nproc     your kernel, two CPUs, 1 GiB
   roof run linux-image-rt-amd64              a kernel from the cache, by package or release
@@ -114,6 +117,16 @@ pub(crate) struct Run {
     /// Attach a raw disk image as /dev/vda, the next as /dev/vdb; `,ro` behind it: read-only
     #[arg(short, long = "disk", value_name = "FILE[,ro]")]
     disks: Vec<OsString>,
+    /// The guest's root directory: this host's, changed in memory only; or a small one of its own
+    #[arg(long, value_enum, value_name = "ROOT", default_value_t)]
+    root: RootDirectory,
+    /// Share a directory, at its own path or another: rw (the default), ro, or cow (changes stay in
+    /// memory). The current one is shared unasked if it lies in your home directory
+    #[arg(short, long = "share", value_name = "DIR[:PATH][:ro|rw|cow]")]
+    shares: Vec<OsString>,
+    /// Run the command as you, not as root
+    #[arg(long)]
+    as_user: bool,
     /// Add this to the kernel command line
     #[arg(short = 'p', long, allow_hyphen_values = true)]
     append: Option<String>,
@@ -155,6 +168,17 @@ pub(crate) struct Run {
     command: Vec<OsString>,
 }
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum RootDirectory {
+    /// This host's where the kernel can (virtio-fs, overlayfs)
+    #[default]
+    Auto,
+    /// This host's, or fail
+    Host,
+    /// In memory, with what the command needs
+    None,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Vendor {
     Intel,
@@ -192,6 +216,13 @@ impl Run {
             memory_mib: self.memory,
             initrd: self.initrd.clone(),
             disks: self.disks.iter().map(parse_disk).collect(),
+            root: match self.root {
+                RootDirectory::Auto => Root::Auto,
+                RootDirectory::Host => Root::Host,
+                RootDirectory::None => Root::None,
+            },
+            shares: self.shares.iter().map(|text| ShareWish::parse(text)).collect(),
+            as_user: self.as_user,
             append: self.append.clone(),
             timeout: self.timeout,
             command: self.command.clone(),

@@ -9,6 +9,7 @@
 mod contents;
 mod cpio;
 mod elf;
+mod host;
 mod libraries;
 mod modules;
 mod tree;
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 pub use cpio::Archive;
 pub use modules::Hardware;
-pub use protocol::WindowSize;
+pub(crate) use modules::{FOR_ROOT, FOR_SHARES, Support, support};
+pub use protocol::{HostRoot, WindowSize};
 use protocol::{Job, Module};
 use thiserror::Error;
 
@@ -46,6 +48,12 @@ pub struct Contents {
     pub hardware: Vec<Hardware>,
     /// The guest's host name.
     pub hostname: String,
+    /// The host's user space is the guest's; `None`: the guest gets a small one of its own.
+    pub root: Option<HostRoot>,
+    /// Directories that init mounts.
+    pub shares: Vec<protocol::Share>,
+    /// The command runs as the invoking user, not as root.
+    pub as_user: bool,
 }
 
 /// The user's terminal.
@@ -91,15 +99,16 @@ pub enum InitramfsError {
 /// Packs everything the guest needs to run the command.
 pub fn pack(contents: &Contents) -> Result<Initramfs, InitramfsError> {
     let mut tree = Tree::new();
-    skeleton(&mut tree, contents);
-    let plan = Plan::new(contents, &mut tree)?;
-    for program in contents::BASE {
-        if let Some(path) = tree.look_up(OsStr::new(program)) {
-            tree.program(&path);
-        }
-    }
+    skeleton(&mut tree);
+    let own = match &contents.root {
+        Some(HostRoot { optional: false, .. }) => None,
+        _ => Some(user_space(&mut tree, contents)?),
+    };
     let modules = pack_modules(&mut tree, contents);
-    let job = plan.job(contents, modules);
+    let job = match (&contents.root, own) {
+        (None, Some(plan)) => plan.job(contents, modules),
+        _ => host::job(contents, modules)?,
+    };
     tree.file(Path::new(protocol::JOB_PATH), 0o600, &job.encode());
     let (archive, missing) = tree.finish();
     Ok(Initramfs { archive, missing })
@@ -118,20 +127,35 @@ pub(crate) fn needed_names(file: &[u8]) -> Option<usize> {
 }
 
 /// What is the same in every guest.
-fn skeleton(tree: &mut Tree, contents: &Contents) {
+fn skeleton(tree: &mut Tree) {
     for (path, mode) in contents::DIRECTORIES {
         tree.directory(Path::new(path), *mode);
     }
+    tree.character_device(Path::new("/dev/console"), 0o600, (5, 1));
+    // Init's streams while the console's driver is a module that is not there yet.
+    tree.character_device(Path::new("/dev/null"), 0o666, (1, 3));
+    tree.static_file(Path::new("/init"), 0o755, INIT);
+}
+
+/// A user space for the command.
+fn user_space(tree: &mut Tree, contents: &Contents) -> Result<Plan, InitramfsError> {
+    etc(tree, contents);
+    let plan = Plan::new(contents, tree)?;
+    for program in contents::BASE {
+        if let Some(path) = tree.look_up(OsStr::new(program)) {
+            tree.program(&path);
+        }
+    }
+    Ok(plan)
+}
+
+fn etc(tree: &mut Tree, contents: &Contents) {
     for (path, text) in contents::FILES {
         tree.file(Path::new(path), 0o644, text.as_bytes());
     }
     tree.file(Path::new("/etc/hostname"), 0o644, format!("{}\n", contents.hostname).as_bytes());
     let hosts = format!("127.0.0.1 localhost {}\n::1 localhost\n", contents.hostname);
     tree.file(Path::new("/etc/hosts"), 0o644, hosts.as_bytes());
-    tree.character_device(Path::new("/dev/console"), 0o600, (5, 1));
-    // Init's streams while the console's driver is a module that is not there yet.
-    tree.character_device(Path::new("/dev/null"), 0o666, (1, 3));
-    tree.static_file(Path::new("/init"), 0o755, INIT);
     for path in ["/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/lib"] {
         tree.mirror_directory(Path::new(path));
     }
@@ -236,6 +260,9 @@ impl Plan {
             argv: self.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             env,
             modules,
+            root: None,
+            shares: contents.shares.clone(),
+            user: host::user(contents),
         }
     }
 }

@@ -77,6 +77,45 @@ fn trigger(hardware: Hardware) -> ModuleTrigger {
 /// The transport of them all.
 pub(super) const TRANSPORT: &str = "virtio_pci";
 
+/// Whether a kernel has what something takes, in itself or as modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Support {
+    /// It has.
+    Has,
+    /// It lacks this.
+    Lacks(&'static str),
+    /// It does not say.
+    Unknown,
+}
+
+/// A driver's module, and its name for people.
+pub(crate) type Driver = (&'static str, &'static str);
+
+/// What shares take.
+pub(crate) const FOR_SHARES: [Driver; 2] = [(TRANSPORT, "virtio-pci"), ("virtiofs", "virtio-fs")];
+/// What the host's root takes.
+pub(crate) const FOR_ROOT: [Driver; 3] = [FOR_SHARES[0], FOR_SHARES[1], ("overlay", "overlayfs")];
+
+/// Whether a kernel has these drivers.
+pub(crate) fn support(modules: &KernelModules, drivers: &[Driver]) -> Support {
+    let KernelModules::Directory(directory) = modules else { return Support::Unknown };
+    let paths = listed(directory);
+    let built_in = std::fs::read_to_string(directory.join("modules.builtin")).ok();
+    let built_in = built_in.as_deref().map(|text| text.lines().map(name_in).collect());
+    let built_in: Option<HashSet<String>> = built_in;
+    for (module, name) in drivers {
+        if paths.get(*module).is_some_and(|base| find(base).is_some()) {
+            continue;
+        }
+        match &built_in {
+            Some(list) if list.contains(*module) => {}
+            Some(_) => return Support::Lacks(name),
+            None => return Support::Unknown,
+        }
+    }
+    Support::Has
+}
+
 /// The modules for this hardware as far as this kernel has them, in loading order.
 pub(super) fn wanted(modules: &KernelModules, hardware: &[Hardware]) -> Vec<Wanted> {
     let KernelModules::Directory(directory) = modules else { return Vec::new() };
@@ -121,11 +160,13 @@ impl Order {
 /// modules and a kernel's build tree both have that file.
 fn listed(directory: &Path) -> HashMap<String, PathBuf> {
     let order = std::fs::read_to_string(directory.join("modules.order")).unwrap_or_default();
-    let name = |line: &str| {
-        let stem = line.rsplit('/').next().unwrap_or_default();
-        stem.split('.').next().unwrap_or_default().replace('-', "_")
-    };
-    order.lines().map(|line| (name(line), directory.join(line).with_extension("ko"))).collect()
+    order.lines().map(|line| (name_in(line), directory.join(line).with_extension("ko"))).collect()
+}
+
+/// A module's name, as the kernel spells it, from its path.
+fn name_in(line: &str) -> String {
+    let stem = line.rsplit('/').next().unwrap_or_default();
+    stem.split('.').next().unwrap_or_default().replace('-', "_")
 }
 
 /// The file of a module; `base` is its path without a compression's suffix.
@@ -142,4 +183,30 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         .and_then(|mut reader| reader.read_to_end(&mut bytes))
         .map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_are_modules_or_built_in_or_lacking() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("below it")).expect("it can be made");
+            std::fs::write(path, text).expect("it can be written");
+        };
+        let modules = KernelModules::Directory(folder.path().into());
+        assert_eq!(support(&KernelModules::None, &FOR_ROOT), Support::Unknown);
+        assert_eq!(support(&modules, &FOR_ROOT), Support::Unknown, "it lists nothing");
+        write("modules.order", "kernel/fs/fuse/virtiofs.ko\nkernel/fs/overlayfs/overlay.ko\n");
+        write("modules.builtin", "kernel/drivers/virtio/virtio_pci.ko\n");
+        assert_eq!(support(&modules, &FOR_ROOT), Support::Lacks("virtio-fs"), "no such files");
+        write("kernel/fs/fuse/virtiofs.ko.xz", "");
+        assert_eq!(support(&modules, &FOR_SHARES), Support::Has);
+        assert_eq!(support(&modules, &FOR_ROOT), Support::Lacks("overlayfs"));
+        write("modules.builtin", "kernel/drivers/virtio/virtio_pci.ko\nkernel/fs/overlay.ko\n");
+        assert_eq!(support(&modules, &FOR_ROOT), Support::Has);
+    }
 }

@@ -171,3 +171,33 @@ fn modules_are_packed_plain_and_in_order() {
     );
     assert_eq!(names(&contents)[0].1, b"two");
 }
+
+#[test]
+fn in_the_hosts_user_space_nothing_but_init_and_modules_is_packed() {
+    let root = HostRoot { tag: b"root".to_vec(), optional: false };
+    let packed = pack(&Contents { root: Some(root.clone()), ..command(&["make", "check"]) });
+    let found = entries(&bytes(&packed.expect("nothing can be missing").archive));
+    let files: Vec<&String> = found
+        .iter()
+        .filter(|(_, (mode, _))| mode & 0o170_000 == 0o100_000)
+        .map(|(n, _)| n)
+        .collect();
+    assert_eq!(files.len(), 2, "init and the job, not {files:?}");
+    let job = job(&found);
+    assert_eq!(job.argv, [b"make".to_vec(), b"check".to_vec()]);
+    assert_eq!(job.root, Some(root));
+    let here = std::env::current_dir().expect("tests have one").into_os_string();
+    assert_eq!(job.cwd, here.as_encoded_bytes());
+    let has = |name: &str| job.env.iter().any(|variable| variable.starts_with(name.as_bytes()));
+    assert!(has("PATH=") && has("HOME=") && has("USER=root"));
+    assert!(!has("CARGO_MANIFEST_DIR="), "variables of this process that nobody needs");
+}
+
+#[test]
+fn a_root_that_may_be_lacking_has_a_replacement() {
+    let root = HostRoot { tag: b"root".to_vec(), optional: true };
+    let packed = pack(&Contents { root: Some(root), ..command(&["sh", "-c", "true"]) });
+    let found = entries(&bytes(&packed.expect("every test host has a shell").archive));
+    assert!(found.keys().any(|name| name.contains("/libc.")));
+    assert!(job(&found).root.is_some());
+}

@@ -45,6 +45,7 @@ pub(super) struct Files {
     pub(super) extras: super::extras::Opened,
     /// The user's terminal's size.
     pub(super) window: Option<WindowSize>,
+    pub(super) shares: Vec<Box<dyn virtio::Device>>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -174,6 +175,7 @@ pub(super) fn assemble(
     let balloon = Balloon::new(memory.clone());
     let balloon_control = balloon.control();
     config.virtio.push(Box::new(balloon));
+    config.virtio.extend(files.shares);
     let port = effective.has_stream().then(|| {
         let outbox = Arc::downgrade(outbox);
         SessionPort::new(move || _ = outbox.upgrade().map(|outbox| outbox.stir()))

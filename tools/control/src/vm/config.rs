@@ -16,6 +16,7 @@ use x86::cpuid::Vendor as CpuVendor;
 use super::choose::{Choice, EngineChoice, EngineKind};
 use super::error::RunError;
 use super::extras::Extras;
+use super::shares::{Root, Share, ShareWish};
 
 /// The most vCPUs of a VM: the ids an 8-bit local APIC has, less the broadcast one.
 const MOST_CPUS: u32 = 255;
@@ -44,6 +45,12 @@ pub struct RunConfig {
     pub initrd: Option<PathBuf>,
     /// Disk images, in the order of their names in the guest: /dev/vda, /dev/vdb.
     pub disks: Vec<DiskConfig>,
+    /// The guest's root directory.
+    pub root: Root,
+    /// Directories of the host.
+    pub shares: Vec<ShareWish>,
+    /// The command runs as the invoking user, not as root.
+    pub as_user: bool,
     /// More kernel command line, after ours.
     pub append: Option<String>,
     /// Ends the VM after this time.
@@ -111,6 +118,12 @@ pub struct Effective {
     pub initrd: Option<PathBuf>,
     /// Disk images.
     pub disks: Vec<DiskConfig>,
+    /// The host's root directory is the guest's.
+    pub host_root: bool,
+    /// Directories of the host.
+    pub shares: Vec<Share>,
+    /// The command runs as the invoking user.
+    pub as_user: bool,
     /// The time limit.
     pub timeout: Option<Duration>,
     /// The command.
@@ -220,6 +233,16 @@ impl Effective {
         }
         for disk in &self.disks {
             words.extend(["-d".into(), quoted(&disk.to_string())]);
+        }
+        if self.session {
+            let root = if self.host_root { "host" } else { "none" };
+            words.extend(["--root".into(), root.into()]);
+        }
+        for share in &self.shares {
+            words.extend(["--share".into(), quoted(&share.to_string())]);
+        }
+        if self.as_user {
+            words.push("--as-user".into());
         }
         if let Some(append) = &self.append {
             words.extend(["-p".into(), quoted(append)]);

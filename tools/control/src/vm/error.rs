@@ -137,6 +137,45 @@ pub enum RunError {
     /// A disk image cannot be attached.
     #[error(transparent)]
     Disk(#[from] virtio::block::RawError),
+    /// A directory cannot be shared.
+    #[error(transparent)]
+    Share(#[from] fs::ShareError),
+    /// A place in the guest that is none.
+    #[error("cannot share a directory at {}: a place in the guest is an absolute path below /", .at.display())]
+    ShareAt {
+        /// The place.
+        at: PathBuf,
+    },
+    /// Two shares at one place.
+    #[error("two directories are shared at {}: leave out one, or say `:/another/path`", .at.display())]
+    ShareTwice {
+        /// The place.
+        at: PathBuf,
+    },
+    /// More shares than there is room for.
+    #[error("a VM has at most {most} shares, not {shares}")]
+    TooManyShares {
+        /// Asked for.
+        shares: usize,
+        /// Possible.
+        most: usize,
+    },
+    /// A kernel without a driver for shares.
+    #[error("the kernel {} has no {what}, which --share takes", .kernel.display())]
+    ShareUnsupported {
+        /// The kernel.
+        kernel: PathBuf,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// A kernel without a driver for the host's user space.
+    #[error("the kernel {} has no {what}, which --root host takes: --root none", .kernel.display())]
+    RootUnsupported {
+        /// The kernel.
+        kernel: PathBuf,
+        /// What it lacks.
+        what: &'static str,
+    },
     /// The initrd was there, and could not be written into the guest's memory.
     #[error("cannot load the initrd")]
     Initrd(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::fetch;
 use machine::Initrd;
 
-use crate::initramfs::{self, Archive, Contents, Hardware};
+use crate::initramfs::{self, Archive, Contents, Hardware, HostRoot, Support};
 use crate::kernel::{Kernel, KernelError, Search};
 
 use super::assemble::{End, Files, Line, Running, assemble};
@@ -65,6 +65,9 @@ impl Vm {
         let kernel = find_or_fetch(config, events)?;
         let file = kernel.open()?;
         let bare = initrd.is_none() && super::assemble::is_bare(&kernel.path, &file)?;
+        let session = initrd.is_none() && !bare;
+        let guest_root = guest_root(config, &kernel, session)?;
+        let host_root = guest_root.root.is_some();
         let effective = Effective {
             engine,
             cpus,
@@ -77,6 +80,9 @@ impl Vm {
             append: config.append.clone(),
             initrd: config.initrd.clone(),
             disks: config.disks.clone(),
+            host_root,
+            shares: super::shares::shares(config, host_root)?,
+            as_user: config.as_user,
             timeout: config.timeout,
             command: config.command.clone(),
             verbose: config.verbose,
@@ -84,14 +90,15 @@ impl Vm {
             cpu_vendor: config.cpu_vendor,
             deterministic: config.deterministic.clone(),
             extras: config.extras.clone(),
-            session: initrd.is_none() && !bare,
+            session,
             kernel,
         };
+        let opened = super::shares::open(&effective)?;
         events(Event::Ready(Box::new(effective.clone())));
         let payload = match initrd {
             Some(initrd) => Payload::Theirs(initrd),
             None if bare => Payload::Bare,
-            None => Payload::Ours(pack(config, &effective, events)?),
+            None => Payload::Ours(pack(config, &effective, guest_root, events)?),
         };
         refuse_command(config, &payload)?;
         let initrd: Option<Box<dyn Initrd>> = match payload {
@@ -103,8 +110,9 @@ impl Vm {
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
         let window = config.terminal.as_ref().map(|terminal| terminal.size);
-        let files =
-            Files { kernel: file, initrd, disks, extras, window, input: config.input.clone() };
+        let shares = super::shares::devices(opened, effective.deterministic.is_some());
+        let input = config.input.clone();
+        let files = Files { kernel: file, initrd, disks, extras, window, shares, input };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -195,9 +203,31 @@ fn find_or_fetch(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Ke
     }
 }
 
+/// What the root directory of a guest with our init is, and what is to be said of it.
+#[derive(Default)]
+struct GuestRoot {
+    root: Option<HostRoot>,
+    notice: Option<String>,
+}
+
+fn guest_root(config: &RunConfig, kernel: &Kernel, session: bool) -> Result<GuestRoot, RunError> {
+    if !session {
+        return Ok(GuestRoot::default());
+    }
+    let support = initramfs::support(&kernel.modules, &initramfs::FOR_ROOT);
+    let (root, notice) = super::shares::root(config, &support, &kernel.path)?;
+    if !config.shares.is_empty()
+        && let Support::Lacks(what) = initramfs::support(&kernel.modules, &initramfs::FOR_SHARES)
+    {
+        return Err(RunError::ShareUnsupported { kernel: kernel.path.clone(), what });
+    }
+    Ok(GuestRoot { root, notice })
+}
+
 fn pack(
     config: &RunConfig,
     effective: &Effective,
+    guest_root: GuestRoot,
     events: &mut dyn FnMut(Event),
 ) -> Result<Archive, RunError> {
     let mut hardware = vec![Hardware::Entropy, Hardware::Balloon];
@@ -208,17 +238,26 @@ fn pack(
     if effective.has_stream() {
         hardware.push(Hardware::Stream);
     }
+    if effective.host_root || !effective.shares.is_empty() {
+        hardware.push(Hardware::Share);
+    }
+    events_of(guest_root.notice, events);
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
         modules: effective.kernel.modules.clone(),
         hardware,
         hostname: HOSTNAME.into(),
+        root: guest_root.root,
+        shares: super::shares::for_init(&effective.shares),
+        as_user: effective.as_user,
     })?;
-    for line in packed.missing {
-        events(Event::Notice(line));
-    }
+    events_of(packed.missing, events);
     Ok(packed.archive)
+}
+
+fn events_of(lines: impl IntoIterator<Item = String>, events: &mut dyn FnMut(Event)) {
+    lines.into_iter().for_each(|line| events(Event::Notice(line)));
 }
 
 fn refuse_command(config: &RunConfig, payload: &Payload) -> Result<(), RunError> {
