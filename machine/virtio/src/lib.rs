@@ -14,13 +14,14 @@
 
 pub mod block;
 mod device;
+pub mod net;
 mod pci;
 mod queue;
 mod rng;
 mod signals;
 mod worker;
 
-pub use device::{Device, Handler, Kind, Queues};
+pub use device::{Device, Handler, Kind, Queues, Waiter};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};

@@ -7,7 +7,8 @@
 //!    `------- handler dropped <-------'<-------------------------------------'
 //! ```
 //!
-//! Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
+//! While it has nothing to do the thread waits for [`Worker::ring`], or at the device's own [`Waiter`],
+//! which that wakes. Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
 //! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable.
 //! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
 //! the guest is touched.
@@ -15,7 +16,7 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::device::{Handler, Queues};
+use crate::device::{Handler, Queues, Waiter};
 use crate::signals::Signals;
 
 /// A handler with its queues.
@@ -32,6 +33,8 @@ struct Mailbox {
     busy: bool,
     /// There is something to do.
     rung: bool,
+    /// The thread is at the device's waiter, or on its way there.
+    waits: bool,
     /// The driver wants a reset: the job is dropped as soon as nobody has it.
     reset: bool,
     stopped: bool,
@@ -42,6 +45,7 @@ pub struct Worker {
     name: String,
     inline: bool,
     signals: Arc<Signals>,
+    waiter: Option<Arc<dyn Waiter>>,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
 }
@@ -66,9 +70,14 @@ impl fmt::Debug for Waker {
 }
 
 impl Worker {
-    pub(crate) fn new(name: String, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
+    pub(crate) fn new(
+        name: String,
+        inline: bool,
+        signals: Arc<Signals>,
+        waiter: Option<Arc<dyn Waiter>>,
+    ) -> Arc<Self> {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
-        Arc::new(Self { name, inline, signals, mailbox, changed })
+        Arc::new(Self { name, inline, signals, waiter, mailbox, changed })
     }
 
     /// A name for its thread.
@@ -89,11 +98,33 @@ impl Worker {
     pub fn run(&self) {
         let mut mailbox = self.lock();
         while !mailbox.stopped {
-            if !mailbox.rung || mailbox.job.is_none() {
-                mailbox = self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            mailbox = self.work(mailbox);
+            mailbox = match (mailbox.job.is_some(), mailbox.rung, &self.waiter) {
+                (true, true, _) => self.work(mailbox),
+                (true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
+                _ => self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Waits for the host's side, too; whatever it was, the handler looks.
+    fn wait_at<'a>(
+        &'a self,
+        waiter: &dyn Waiter,
+        mut mailbox: MutexGuard<'a, Mailbox>,
+    ) -> MutexGuard<'a, Mailbox> {
+        mailbox.waits = true;
+        drop(mailbox);
+        waiter.wait();
+        let mut mailbox = self.lock();
+        (mailbox.waits, mailbox.rung) = (false, true);
+        mailbox
+    }
+
+    /// Ends the thread's wait, wherever it is.
+    fn rouse(&self, mailbox: &mut Mailbox) {
+        match &self.waiter {
+            Some(waiter) if std::mem::take(&mut mailbox.waits) => waiter.wake(),
+            _ => self.changed.notify_all(),
         }
     }
 
@@ -102,7 +133,7 @@ impl Worker {
         let mut mailbox = self.lock();
         mailbox.stopped = true;
         mailbox.job = None;
-        self.changed.notify_all();
+        self.rouse(&mut mailbox);
     }
 
     /// The driver is ready. What it made available before is found without a doorbell.
@@ -119,7 +150,7 @@ impl Worker {
         let mut mailbox = self.lock();
         mailbox.rung = true;
         if !self.inline {
-            self.changed.notify_one();
+            self.rouse(&mut mailbox);
             return;
         }
         while mailbox.rung && mailbox.job.is_some() {

@@ -45,7 +45,7 @@ impl VirtioPci {
         let queues = device.queue_sizes().len();
         let signals = Signals::new(interrupter, queues);
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
-        let worker = Worker::new(name, inline, signals.clone());
+        let worker = Worker::new(name, inline, signals.clone(), device.waiter());
         let (config, places) = config_space(kind, queues + 1);
         Self { config, places, common: Common::new(device, memory, signals, worker) }
     }
