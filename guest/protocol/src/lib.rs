@@ -12,11 +12,11 @@ mod job;
 mod message;
 
 pub use frame::{Decoder, MAX_PAYLOAD, encode_frame};
-pub use job::{Job, JobError, Module, ModuleTrigger, WindowSize};
+pub use job::{Job, JobError, Module, ModuleTrigger, Network, WindowSize};
 pub use message::{FromGuest, ToGuest};
 
 /// The protocol's version, said by init in its first message and checked in the job file.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// How many bytes of standard input may be on their way: sent by the host and not yet reported
 /// as [`FromGuest::Consumed`]. Below the 64 KiB that a Linux tty buffers without flow control.

@@ -1,4 +1,4 @@
-//! The calls that need `unsafe`: code between fork and exec, and one network ioctl.
+//! The calls that need `unsafe`: code between fork and exec, and network interfaces.
 #![allow(unsafe_code)]
 
 pub(crate) mod net;

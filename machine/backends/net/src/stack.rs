@@ -71,6 +71,17 @@ impl<H: Host> Stack<H> {
         self.cx.offload = offload;
     }
 
+    /// The guest's card has another Ethernet address from now on.
+    pub fn set_guest_mac(&mut self, mac: [u8; 6]) {
+        self.cx.config.guest_mac = mac;
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.cx.config
+    }
+
     /// Takes a frame of the guest; it may be one segment of up to 64 KiB.
     pub fn guest_sends(&mut self, frame: &[u8]) {
         self.guest_sends_with(frame, Incoming::default());

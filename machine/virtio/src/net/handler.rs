@@ -213,6 +213,7 @@ impl Handler for NetHandler {
             more |= self.receive(queue, backend)?;
             queues.signal(RECEIVE);
         }
+        backend.settle();
         if more {
             queues.again();
         }

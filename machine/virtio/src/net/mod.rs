@@ -7,7 +7,8 @@
 //! Large TCP segments and unfinished checksums go through in both directions as far as driver and
 //! backend agree; received frames may lie in several buffers. One pair of queues: a VM has few
 //! processors here, and one thread serves them all. Without `CTRL_RX` (only a link that others share
-//! needs it) a driver has nothing to wait for when it joins groups. Invariants: a frame is at most
+//! needs it) a driver has nothing to wait for when it joins groups; without `STATUS` the link is up from
+//! the first moment on, whereas Linux asks, and then sends nothing for up to a second. Invariants: a frame is at most
 //! [`FRAME_MAX`] bytes; one that cannot be sent is dropped, as on a wire; what the backend has is
 //! asked for only when there is room for it.
 
@@ -36,12 +37,10 @@ const GUEST_TSO6: u64 = 1 << 8;
 const HOST_TSO4: u64 = 1 << 11;
 const HOST_TSO6: u64 = 1 << 12;
 const MRG_RXBUF: u64 = 1 << 15;
-const STATUS: u64 = 1 << 16;
 const CTRL_VQ: u64 = 1 << 17;
 const CTRL_RX: u64 = 1 << 18;
 const CTRL_MAC_ADDR: u64 = 1 << 23;
 
-const LINK_UP: u16 = 1;
 const QUEUE: u16 = 256;
 const CONTROL_QUEUE: u16 = 64;
 
@@ -80,6 +79,9 @@ pub trait Backend: Send {
     /// Writes the next frame for the guest into the buffer: its header and length.
     fn receive(&mut self, buffer: &mut [u8]) -> Option<(Header, usize)>;
 
+    /// The round is over: what follows is another poll, or a wait.
+    fn settle(&mut self);
+
     /// What the driver takes from now on.
     fn set_offload(&mut self, offload: Offload);
 
@@ -111,7 +113,7 @@ pub struct Net {
 impl Net {
     /// A card with this Ethernet address on a link of this MTU.
     pub fn new(backend: Box<dyn Backend>, mac: [u8; 6], mtu: u16) -> Self {
-        let mut features = MTU | MAC | MRG_RXBUF | STATUS | CTRL_VQ | CTRL_MAC_ADDR;
+        let mut features = MTU | MAC | MRG_RXBUF | CTRL_VQ | CTRL_MAC_ADDR;
         if backend.is_shared() {
             features |= CTRL_RX;
         }
@@ -125,7 +127,6 @@ impl Net {
     fn config(&self) -> [u8; 12] {
         let mut config = [0; 12];
         config[..6].copy_from_slice(&self.mac);
-        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
         config[8..10].copy_from_slice(&1_u16.to_le_bytes()); // queue pairs
         config[10..].copy_from_slice(&self.mtu.to_le_bytes());
         config

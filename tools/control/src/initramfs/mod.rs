@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub use cpio::Archive;
 pub use modules::Hardware;
 pub use protocol::WindowSize;
-use protocol::{Job, Module};
+use protocol::{Job, Module, Network};
 use thiserror::Error;
 
 use crate::kernel::KernelModules;
@@ -44,6 +44,8 @@ pub struct Contents {
     pub modules: KernelModules,
     /// What the machine has: its drivers come along.
     pub hardware: Vec<Hardware>,
+    /// How its network card is configured.
+    pub network: Network,
     /// The guest's host name.
     pub hostname: String,
 }
@@ -234,6 +236,7 @@ impl Plan {
             argv: self.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             env,
             modules,
+            network: contents.network.clone(),
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
     pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) network: Option<Box<dyn virtio::Device>>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -158,6 +159,7 @@ pub(super) fn assemble(
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
     let mut config = machine_config(effective, outbox, input.clone(), time)?;
     config.virtio = super::disks::devices(effective, files.disks);
+    config.virtio.extend(files.network);
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });

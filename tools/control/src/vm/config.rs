@@ -15,6 +15,7 @@ use x86::cpuid::Vendor as CpuVendor;
 
 use super::choose::{Choice, EngineChoice, EngineKind};
 use super::error::RunError;
+use super::network::NetConfig;
 
 /// The most vCPUs of a VM: the ids an 8-bit local APIC has, less the broadcast one.
 const MOST_CPUS: u32 = 255;
@@ -43,6 +44,10 @@ pub struct RunConfig {
     pub initrd: Option<PathBuf>,
     /// Disk images, in the order of their names in the guest: /dev/vda, /dev/vdb.
     pub disks: Vec<DiskConfig>,
+    /// The network: `none`, `user`, `user,loopback` or `tap=NAME`.
+    pub net: Option<String>,
+    /// Ports of this host that lead into the guest, `[ADDRESS:]HOST:GUEST[/udp]` each.
+    pub forwards: Vec<String>,
     /// More kernel command line, after ours.
     pub append: Option<String>,
     /// Ends the VM after this time.
@@ -108,6 +113,8 @@ pub struct Effective {
     pub initrd: Option<PathBuf>,
     /// Disk images.
     pub disks: Vec<DiskConfig>,
+    /// The network.
+    pub net: NetConfig,
     /// The time limit.
     pub timeout: Option<Duration>,
     /// The command.
@@ -205,6 +212,7 @@ impl Effective {
         for disk in &self.disks {
             words.extend(["-d".into(), quoted(&disk.to_string())]);
         }
+        self.net.as_options(&mut words);
         if let Some(append) = &self.append {
             words.extend(["-p".into(), quoted(append)]);
         }
@@ -240,7 +248,7 @@ fn quoted_path(path: &Path) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

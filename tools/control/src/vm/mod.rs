@@ -11,6 +11,7 @@ mod config;
 mod disks;
 mod error;
 mod fixed_input;
+mod network;
 mod outbox;
 mod report;
 mod run;
@@ -21,6 +22,7 @@ pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_ve
 pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
 pub use error::RunError;
 pub use machine::EventDigest;
+pub use network::{NetChoice, NetConfig};
 pub use outbox::Controls;
 pub use report::{Event, Outcome, RunReport};
 pub use run::Vm;

@@ -16,13 +16,14 @@ use super::assemble::{End, Files, Line, Running, assemble};
 use super::choose;
 use super::config::{Effective, RunConfig};
 use super::error::RunError;
+use super::network;
 use super::outbox::{Controls, Outbox, Wish};
 use super::report::{Event, Outcome, RunReport};
 use super::session::Session;
 use super::watch::ConsoleWatch;
 
 /// The guest's host name.
-const HOSTNAME: &str = "oneroof";
+pub(super) const HOSTNAME: &str = "oneroof";
 /// After the command's status came, the guest has this long to power off.
 const POWER_OFF: Duration = Duration::from_secs(3);
 
@@ -53,6 +54,7 @@ impl Vm {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
         let disks = super::disks::open(&config.disks)?;
+        let wish = network::Wish::of(config)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
@@ -60,6 +62,7 @@ impl Vm {
         let kernel = find_or_fetch(config, events)?;
         let file = kernel.open()?;
         let bare = initrd.is_none() && super::assemble::is_bare(&kernel.path, &file)?;
+        let card = wish.open(bare)?;
         let effective = Effective {
             engine,
             cpus,
@@ -72,6 +75,7 @@ impl Vm {
             append: config.append.clone(),
             initrd: config.initrd.clone(),
             disks: config.disks.clone(),
+            net: card.config.clone(),
             timeout: config.timeout,
             command: config.command.clone(),
             verbose: config.verbose,
@@ -85,7 +89,7 @@ impl Vm {
         let payload = match initrd {
             Some(initrd) => Payload::Theirs(initrd),
             None if bare => Payload::Bare,
-            None => Payload::Ours(pack(config, &effective, events)?),
+            None => Payload::Ours(pack(config, &effective, card.job, events)?),
         };
         refuse_command(config, &payload)?;
         let initrd: Option<Box<dyn Initrd>> = match payload {
@@ -96,7 +100,13 @@ impl Vm {
         let initrd_bytes = initrd.as_ref().map_or(0, |initrd| initrd.size());
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
-        let files = Files { kernel: file, initrd, disks, input: config.input.clone() };
+        let files = Files {
+            kernel: file,
+            initrd,
+            disks,
+            network: card.device,
+            input: config.input.clone(),
+        };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -176,17 +186,22 @@ fn find_or_fetch(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Ke
 fn pack(
     config: &RunConfig,
     effective: &Effective,
+    network: protocol::Network,
     events: &mut dyn FnMut(Event),
 ) -> Result<Archive, RunError> {
     let mut hardware = vec![Hardware::Entropy];
     if !effective.disks.is_empty() {
         hardware.push(Hardware::Disk);
     }
+    if network != protocol::Network::None {
+        hardware.push(Hardware::Network);
+    }
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
         modules: effective.kernel.modules.clone(),
         hardware,
+        network,
         hostname: HOSTNAME.into(),
     })?;
     for line in packed.missing {
