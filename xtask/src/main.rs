@@ -7,6 +7,7 @@ mod ci;
 mod cpu;
 mod fex;
 mod kut;
+mod net;
 mod soak;
 mod suite;
 mod test386;

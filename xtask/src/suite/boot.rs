@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
-use super::{Output, Report, Verdict, disk, initrd, repeat, run, setup};
+use super::{Output, Report, Verdict, disk, initrd, net, repeat, run, setup};
 use crate::bench::memory;
 use crate::cpu;
 
@@ -31,6 +31,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     behaviour(&mut report, roof, &cloud);
     repeat::cases(&mut report, roof, &cloud);
     disk::cases(&mut report, roof, &cloud);
+    net::cases(&mut report, root, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

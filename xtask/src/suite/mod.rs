@@ -8,6 +8,7 @@ mod disk;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
 pub(crate) mod nested;
+mod net;
 mod repeat;
 pub(crate) mod setup;
 
