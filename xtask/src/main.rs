@@ -102,6 +102,8 @@ enum Chore {
 enum BenchOf {
     /// Times workloads natively, in QEMU TCG and in roof, between console markers
     Cpu(cpu::Options),
+    /// Times TCP between guest and host in roof and in QEMU TCG, both on their user networks
+    Net(bench::net::Options),
 }
 
 fn main() -> Result<()> {
@@ -120,6 +122,7 @@ fn main() -> Result<()> {
             }
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
+        Chore::Bench { of: Some(BenchOf::Net(options)), .. } => bench::net::run(&root, &options),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;

@@ -2,6 +2,7 @@
 
 mod boot;
 pub(crate) mod memory;
+pub(crate) mod net;
 mod table;
 
 use std::process::{Command, Stdio};
