@@ -18,6 +18,7 @@ mod instructions;
 mod irqchip;
 mod machine;
 mod network;
+mod network_card;
 mod virtio;
 mod watchdog;
 
@@ -29,6 +30,7 @@ pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::network::network;
+pub use crate::network_card::network_card;
 pub use crate::virtio::virtio;
 
 /// A target: its name in `fuzz/` and what it does with bytes.
@@ -43,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     ("interp", instructions),
     ("irqchip", irqchip),
     ("network", network),
+    ("network_card", network_card),
     ("ports_and_mmio", ports_and_mmio),
     ("virtio", virtio),
 ];

@@ -79,4 +79,4 @@ macro_rules! smoke {
     };
 }
 
-smoke! { disk_images firmware host_files init_protocol interp irqchip network ports_and_mmio virtio }
+smoke! { disk_images firmware host_files init_protocol interp irqchip network network_card ports_and_mmio virtio }
