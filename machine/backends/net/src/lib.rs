@@ -14,6 +14,7 @@ mod context;
 mod dhcp;
 mod dns;
 mod forward;
+mod fragments;
 mod frame;
 pub mod host;
 mod icmp;
@@ -39,6 +40,7 @@ pub use tap::{TAP_HEADER, Tap, TapError, TapWatch};
 pub mod limits {
     pub use crate::dns::QUERIES;
     pub use crate::forward::FORWARDS;
+    pub use crate::fragments::DATAGRAMS;
     pub use crate::frame::QUEUE_FRAMES;
     pub use crate::icmp::PINGS;
     pub use crate::tcp::CONNECTIONS;
