@@ -40,7 +40,7 @@ pub(crate) fn card(network: &Network) -> Option<String> {
         }
         Network::Dhcp => net::bring_up(CARD).map_err(|error| error.to_string()).and_then(|()| {
             let thread = std::thread::Builder::new().name("dhcp".into());
-            let spawned = thread.spawn(|| dhcp::run(CARD, |lease| apply(lease)));
+            let spawned = thread.spawn(|| dhcp::run(CARD, apply));
             spawned.map(drop).map_err(|error| error.to_string())
         }),
     };
