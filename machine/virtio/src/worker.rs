@@ -19,6 +19,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use crate::device::{Handler, Queues, Waiter};
 use crate::signals::Signals;
 
+/// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
+/// work of what the device itself writes, without end, and a vCPU must come back to be stopped.
+const MOST_ROUNDS: u32 = 64;
+
 /// A handler with its queues.
 struct Job {
     handler: Box<dyn Handler>,
@@ -153,7 +157,10 @@ impl Worker {
             self.rouse(&mut mailbox);
             return;
         }
-        while mailbox.rung && mailbox.job.is_some() {
+        for _ in 0..MOST_ROUNDS {
+            if !mailbox.rung || mailbox.job.is_none() {
+                break;
+            }
             mailbox = self.work(mailbox);
         }
     }
