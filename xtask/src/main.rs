@@ -7,6 +7,7 @@ mod ci;
 mod cpu;
 mod fex;
 mod kut;
+mod net;
 mod posix;
 mod soak;
 mod suite;
@@ -109,6 +110,8 @@ enum BenchOf {
     Cpu(cpu::Options),
     /// Times work in a shared folder of 100,000 files in roof and in QEMU TCG with 9p
     Fs,
+    /// Times TCP between guest and host in roof and in QEMU TCG, both on their user networks
+    Net(bench::net::Options),
 }
 
 fn main() -> Result<()> {
@@ -132,6 +135,7 @@ fn main() -> Result<()> {
             let roof = cargo::build_roof(&root)?;
             bench::files::run(&root, &roof, runs)
         }
+        Chore::Bench { of: Some(BenchOf::Net(options)), .. } => bench::net::run(&root, &options),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;

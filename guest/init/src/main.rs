@@ -11,6 +11,7 @@ mod command;
 mod link;
 mod modules;
 mod mounts;
+mod network;
 mod session;
 mod shares;
 mod sys;
@@ -56,6 +57,8 @@ fn run() -> Result<(), String> {
     };
     let mut troubles = prepare(&job);
     let shared = share(&job, &mut troubles);
+    // Behind the change of root: the resolver's file lies there.
+    troubles.extend(network::card(&job.network));
     for trouble in troubles {
         link.send(&FromGuest::Notice(trouble))?;
     }
@@ -78,15 +81,13 @@ fn read_job() -> Result<Job, String> {
     Job::decode(&bytes).map_err(|error| error.to_string())
 }
 
-/// Host name, loopback, modules, working directory; gives what did not work.
+/// Host name, loopback, modules; gives what did not work.
 fn prepare(job: &Job) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Err(error) = rustix::system::sethostname(&job.hostname) {
         troubles.push(format!("cannot set the host name: {error}"));
     }
-    if let Err(error) = sys::net::bring_loopback_up() {
-        troubles.push(format!("cannot bring the loopback interface up: {error}"));
-    }
+    troubles.extend(network::loopback());
     troubles.extend(modules::load(&job.modules));
     troubles
 }

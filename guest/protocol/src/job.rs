@@ -4,8 +4,9 @@
 //!   "ONEROOF\n"  version u16  flags u8  rows u16  columns u16
 //!   hostname  cwd  argv[]  env[]  modules[]: trigger u8, path
 //!   root u8, tag if 1 or 2  shares[]: mode u8, tag, path  user u8, uid u32, gid u32, groups[] u32 if 1
+//!   network u8: 0 none | 1 address, prefix u8, gateway, resolver's file | 2 by DHCP
 //! ```
-//! Strings are a u32 length and bytes, lists a u32 count and items, integers little-endian.
+//! IPv4 addresses are four bytes. Strings are a u32 length and bytes, lists a u32 count and items, integers little-endian.
 //! Invariant: `Job::decode(job.encode()) == job`, and no input makes `decode` allocate more than
 //! its own length.
 
@@ -95,6 +96,27 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// How the guest's network card is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// There is none.
+    #[default]
+    None,
+    /// The host knows, so nobody has to be asked; IPv6 by router advertisements.
+    Known {
+        /// The guest's IPv4 address.
+        address: [u8; 4],
+        /// Bits of its network, at most 32.
+        prefix: u8,
+        /// The default route.
+        gateway: [u8; 4],
+        /// What /etc/resolv.conf says.
+        resolver: Vec<u8>,
+    },
+    /// Somebody on the link knows.
+    Dhcp,
+}
+
 /// What init shall do. Strings are bytes, as Linux has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Job {
@@ -118,6 +140,8 @@ pub struct Job {
     pub shares: Vec<Share>,
     /// Who the command runs as; `None`: root.
     pub user: Option<User>,
+    /// The network card.
+    pub network: Network,
 }
 
 /// Why bytes are no job.
@@ -161,6 +185,7 @@ impl Job {
             put_string(&mut out, &module.path);
         }
         self.put_host(&mut out);
+        put_network(&mut out, &self.network);
         out
     }
 
@@ -213,10 +238,37 @@ impl Job {
         let root = reader.root()?;
         let shares = reader.list(Reader::share)?;
         let user = reader.user()?;
+        let network = reader.network()?;
         if reader.at != bytes.len() {
             return Err(reader.damaged());
         }
-        Ok(Self { terminal, window, hostname, cwd, argv, env, modules, root, shares, user })
+        Ok(Self {
+            terminal,
+            window,
+            hostname,
+            cwd,
+            argv,
+            env,
+            modules,
+            root,
+            shares,
+            user,
+            network,
+        })
+    }
+}
+
+fn put_network(out: &mut Vec<u8>, network: &Network) {
+    match network {
+        Network::None => out.push(0),
+        Network::Known { address, prefix, gateway, resolver } => {
+            out.push(1);
+            out.extend_from_slice(address);
+            out.push(*prefix);
+            out.extend_from_slice(gateway);
+            put_string(out, resolver);
+        }
+        Network::Dhcp => out.push(2),
     }
 }
 
@@ -269,6 +321,31 @@ impl<'a> Reader<'a> {
             items.push(item(self)?);
         }
         Ok(items)
+    }
+
+    fn address(&mut self) -> Result<[u8; 4], JobError> {
+        Ok(*self.take(4)?.first_chunk().expect("four bytes were taken"))
+    }
+
+    fn network(&mut self) -> Result<Network, JobError> {
+        Ok(match self.u8()? {
+            0 => Network::None,
+            1 => {
+                let address = self.address()?;
+                let prefix = self.u8()?;
+                if prefix > 32 {
+                    return Err(self.damaged());
+                }
+                Network::Known {
+                    address,
+                    prefix,
+                    gateway: self.address()?,
+                    resolver: self.string()?,
+                }
+            }
+            2 => Network::Dhcp,
+            _ => return Err(self.damaged()),
+        })
     }
 
     fn module(&mut self) -> Result<Module, JobError> {
@@ -341,6 +418,12 @@ mod tests {
                 path: b"/home/me".to_vec(),
             }],
             user: Some(User { uid: 1000, gid: 100, groups: vec![4, u32::MAX] }),
+            network: Network::Known {
+                address: [10, 0, 2, 15],
+                prefix: 24,
+                gateway: [10, 0, 2, 2],
+                resolver: b"nameserver 10.0.2.3\n".to_vec(),
+            },
         }
     }
 
@@ -348,6 +431,8 @@ mod tests {
     fn a_job_comes_back() {
         assert_eq!(Job::decode(&job().encode()), Ok(job()));
         assert_eq!(Job::decode(&Job::default().encode()), Ok(Job::default()));
+        let asking = Job { network: Network::Dhcp, ..job() };
+        assert_eq!(Job::decode(&asking.encode()), Ok(asking));
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod job;
 mod message;
 
 pub use frame::{Decoder, MAX_PAYLOAD, encode_frame};
-pub use job::{HostRoot, Job, JobError, Module, ModuleTrigger, Share, ShareMode, User, WindowSize};
+pub use job::{
+    HostRoot, Job, JobError, Module, ModuleTrigger, Network, Share, ShareMode, User, WindowSize,
+};
 pub use message::{FromGuest, ToGuest};
 
 /// The protocol's version, said by init in its first message and checked in the job file.

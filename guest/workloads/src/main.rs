@@ -12,6 +12,7 @@ mod integer;
 mod jit;
 mod memory;
 mod mix;
+mod net;
 mod random;
 mod runner;
 mod sys;
@@ -24,6 +25,7 @@ const USAGE: &str = "\
 usage: oneroof-workloads list               names of all workloads
        oneroof-workloads NAME [AMOUNT]      run one, print its checksum
        oneroof-workloads generate KIND AMOUNT   text, c or sql on standard output
+       oneroof-workloads net WHAT ADDRESS:PORT AMOUNT   a client of xtask's network server
        oneroof-workloads run PLAN           run a plan in the current directory
 as process 1: mounts what it needs, runs /bench/plan in /bench, powers off";
 
@@ -48,6 +50,10 @@ fn main() -> ExitCode {
                     .map_err(|error| error.to_string())
             })
         }
+        ["net", what, to, amount] => match amount.parse() {
+            Ok(amount) => net::run(what, to, amount).map(|told| println!("{told}")),
+            Err(_) => Err(format!("{amount} is no amount")),
+        },
         ["run", plan] => runner::run_file(plan, &mut std::io::stdout()),
         [name] => return one(name, None),
         [name, amount] => return one(name, Some(amount)),

@@ -5,6 +5,8 @@
 //! alone. Invariant: a handler lives from DRIVER_OK to the next reset and sees only the queues the
 //! driver enabled.
 
+use std::sync::Arc;
+
 use crate::queue::{Broken, Chain, Queue};
 use crate::worker::Waker;
 
@@ -57,6 +59,22 @@ pub trait Device: Send {
     /// The driver is ready and understands these features. `waker` gets the handler called when
     /// something happened on the host's side.
     fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler>;
+
+    /// Where its thread waits while the device is active, if the host's side has events of its own.
+    fn waiter(&self) -> Option<Arc<dyn Waiter>> {
+        None
+    }
+}
+
+/// A place where a device's thread waits for the host's side, sockets for instance, and for doorbells
+/// alike: one thread then does without a second one that would wake it.
+pub trait Waiter: Send + Sync {
+    /// Returns when something happened on the host's side, or [`Waiter::wake`] was called since it last
+    /// returned. It may return for no reason.
+    fn wait(&self);
+
+    /// Ends the wait, or the next one.
+    fn wake(&self);
 }
 
 /// What a device does.
@@ -132,7 +150,7 @@ impl Queues {
         }
     }
 
-    /// For those that serve by themselves: has the handler called again soon.
+    /// Has the handler called again without a doorbell: it left something undone.
     pub fn again(&mut self) {
         self.more = true;
     }

@@ -18,6 +18,7 @@ pub mod console;
 mod device;
 pub mod fs;
 pub mod input;
+pub mod net;
 mod pci;
 mod queue;
 mod rng;
@@ -26,7 +27,7 @@ pub mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonControl, GuestStatistics};
-pub use device::{Device, Handler, Kind, Queues};
+pub use device::{Device, Handler, Kind, Queues, Waiter};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};

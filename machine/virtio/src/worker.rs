@@ -7,7 +7,8 @@
 //!    `------- handler dropped <-------'<-------------------------------------'
 //! ```
 //!
-//! Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
+//! While it has nothing to do the thread waits for [`Worker::ring`], or at the device's own [`Waiter`],
+//! which that wakes. Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
 //! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable.
 //! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
 //! the guest is touched.
@@ -17,8 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::device::{Handler, Kind, Queues};
+use crate::device::{Handler, Kind, Queues, Waiter};
 use crate::signals::{Signals, Use};
+
+/// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
+/// work of what the device itself writes, without end, and a vCPU must come back to be stopped.
+const MOST_ROUNDS: u32 = 64;
 
 /// A handler with its queues.
 struct Job {
@@ -36,6 +41,8 @@ struct Mailbox {
     rung: bool,
     /// Since when.
     rung_at: Option<Instant>,
+    /// The thread is at the device's waiter, or on its way there.
+    waits: bool,
     /// The driver wants a reset: the job is dropped as soon as nobody has it.
     reset: bool,
     stopped: bool,
@@ -47,6 +54,7 @@ pub struct Worker {
     name: String,
     inline: bool,
     signals: Arc<Signals>,
+    waiter: Option<Arc<dyn Waiter>>,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
     /// Between a ring and the work, in microseconds.
@@ -90,11 +98,16 @@ impl fmt::Debug for Waker {
 }
 
 impl Worker {
-    pub(crate) fn new(kind: Kind, inline: bool, signals: Arc<Signals>) -> Arc<Self> {
+    pub(crate) fn new(
+        kind: Kind,
+        inline: bool,
+        signals: Arc<Signals>,
+        waiter: Option<Arc<dyn Waiter>>,
+    ) -> Arc<Self> {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
         let (delay_us, trace) = (AtomicU64::new(0), OnceLock::new());
-        Arc::new(Self { kind, name, inline, signals, mailbox, changed, delay_us, trace })
+        Arc::new(Self { kind, name, inline, signals, waiter, mailbox, changed, delay_us, trace })
     }
 
     /// A name for its thread.
@@ -115,9 +128,7 @@ impl Worker {
     /// Has every request to a device that moves data for others take at least so long: disks,
     /// network, shared folders. Not inline, where only the vCPU would wait.
     pub fn set_delay(&self, delay: Option<Duration>) {
-        const FILE_SYSTEM: u16 = 26;
-        let kind = self.kind as u16;
-        let slow = [Kind::Network as u16, Kind::Block as u16, FILE_SYSTEM].contains(&kind);
+        let slow = matches!(self.kind, Kind::Network | Kind::Block | Kind::FileSystem);
         let delay = delay.filter(|_| slow && !self.inline).unwrap_or_default();
         self.delay_us.store(delay.as_micros() as u64, Ordering::Relaxed);
     }
@@ -150,11 +161,33 @@ impl Worker {
     pub fn run(&self) {
         let mut mailbox = self.lock();
         while !mailbox.stopped {
-            if !mailbox.rung || mailbox.job.is_none() {
-                mailbox = self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            mailbox = self.work(mailbox);
+            mailbox = match (mailbox.job.is_some(), mailbox.rung, &self.waiter) {
+                (true, true, _) => self.work(mailbox),
+                (true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
+                _ => self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Waits for the host's side, too; whatever it was, the handler looks.
+    fn wait_at<'a>(
+        &'a self,
+        waiter: &dyn Waiter,
+        mut mailbox: MutexGuard<'a, Mailbox>,
+    ) -> MutexGuard<'a, Mailbox> {
+        mailbox.waits = true;
+        drop(mailbox);
+        waiter.wait();
+        let mut mailbox = self.lock();
+        (mailbox.waits, mailbox.rung) = (false, true);
+        mailbox
+    }
+
+    /// Ends the thread's wait, wherever it is.
+    fn rouse(&self, mailbox: &mut Mailbox) {
+        match &self.waiter {
+            Some(waiter) if std::mem::take(&mut mailbox.waits) => waiter.wake(),
+            _ => self.changed.notify_all(),
         }
     }
 
@@ -163,7 +196,7 @@ impl Worker {
         let mut mailbox = self.lock();
         mailbox.stopped = true;
         mailbox.job = None;
-        self.changed.notify_all();
+        self.rouse(&mut mailbox);
     }
 
     /// The driver is ready. What it made available before is found without a doorbell.
@@ -181,10 +214,13 @@ impl Worker {
         mailbox.rung = true;
         if !self.inline {
             mailbox.rung_at.get_or_insert_with(Instant::now);
-            self.changed.notify_one();
+            self.rouse(&mut mailbox);
             return;
         }
-        while mailbox.rung && mailbox.job.is_some() {
+        for _ in 0..MOST_ROUNDS {
+            if !mailbox.rung || mailbox.job.is_none() {
+                break;
+            }
             mailbox = self.work(mailbox);
         }
     }

@@ -18,6 +18,7 @@ mod instructions;
 mod irqchip;
 mod machine;
 mod network;
+mod network_card;
 mod shared_folders;
 mod virtio;
 mod virtio_devices;
@@ -31,6 +32,7 @@ pub use crate::instructions::instructions;
 pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::network::network;
+pub use crate::network_card::network_card;
 pub use crate::shared_folders::shared_folders;
 pub use crate::virtio::virtio;
 pub use crate::virtio_devices::virtio_devices;
@@ -47,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     ("interp", instructions),
     ("irqchip", irqchip),
     ("network", network),
+    ("network_card", network_card),
     ("ports_and_mmio", ports_and_mmio),
     ("shared_folders", shared_folders),
     ("virtio", virtio),

@@ -79,5 +79,5 @@ macro_rules! smoke {
     };
 }
 
-smoke! { disk_images firmware host_files init_protocol interp irqchip network ports_and_mmio
-shared_folders virtio virtio_devices }
+smoke! { disk_images firmware host_files init_protocol interp irqchip network network_card
+ports_and_mmio shared_folders virtio virtio_devices }

@@ -262,6 +262,107 @@ fn disks_that_are_none() {
 }
 
 #[test]
+fn forwards_that_cannot_be() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    let forward = |text: &str, words: &[&str]| {
+        assert_says(&refused(&world, &[&"-P", &text, &kernel]), words);
+    };
+    forward("8080", &["no port forward", "one port", "8080:80"]);
+    forward("0:80", &["host's port"]);
+    forward("8080:x", &["guest's port"]);
+    forward("here:8080:80", &["address"]);
+    forward("8080:80/icmp", &["neither tcp nor udp"]);
+    forward("192.0.2.77:18080:80", &["no interface of this host has that address"]);
+    for (kind, suffix) in [("tcp", ""), ("udp", "/udp")] {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let address = if kind == "tcp" { tcp.local_addr() } else { udp.local_addr() };
+        let port = address.expect("bound").port();
+        let forward = format!("{port}:80{suffix}");
+        let said = refused(&world, &[&"-P", &forward, &kernel]);
+        assert_says(&said, &["in use", &port.to_string(), "ss -lntup"]);
+    }
+}
+
+#[test]
+fn networks_that_are_none() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    let said = |arguments: &[&str]| {
+        let arguments: Vec<&dyn AsRef<std::ffi::OsStr>> =
+            arguments.iter().map(|argument| argument as _).chain([&kernel as _]).collect();
+        refused(&world, &arguments)
+    };
+    assert_says(&said(&["--net", "bridge"]), &["bridge", "none, user", "tap=NAME"]);
+    let both = said(&["--net", "none", "-P", "18080:80"]);
+    assert_says(&both, &["-P", "not --net none"]);
+    let repeatable = said(&["--deterministic", "--net", "user"]);
+    assert_says(&repeatable, &["--deterministic", "never repeats"]);
+    assert_says(&said(&["--net", "tap=oneroof-none"]), &["no interface", "ip tuntap add"]);
+    assert_says(&said(&["--net", "tap=lo"]), &["no tap device"]);
+    assert_says(&said(&["--net", "tap=a/b"]), &["no name of an interface"]);
+}
+
+/// Makes a tap device that belongs to root alone, and removes it again.
+struct RootsTap(String);
+
+impl RootsTap {
+    fn new() -> Option<Self> {
+        let name = format!("roof{}", std::process::id() % 100_000);
+        let arguments = ["tuntap", "add", &name, "mode", "tap", "user", "root"];
+        let made = Command::new("ip").args(arguments).output();
+        if !made.as_ref().is_ok_and(|made| made.status.success()) {
+            eprintln!("skipped: no tap device can be made here: {made:?}");
+            return None;
+        }
+        Some(Self(name))
+    }
+}
+
+impl Drop for RootsTap {
+    fn drop(&mut self) {
+        // What stays behind does no harm.
+        let _ = Command::new("ip").args(["tuntap", "del", &self.0, "mode", "tap"]).status();
+    }
+}
+
+#[test]
+fn a_tap_device_of_somebody_else_or_in_use() {
+    let Some(tap) = RootsTap::new() else { return };
+    let world = World::new();
+    let network = format!("tap={}", tap.0);
+    // The user reaches neither this world nor the folder that roof was built in.
+    let shared = tempfile::tempdir_in("/var/tmp").expect("a folder in /var/tmp");
+    let open = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    };
+    open(shared.path());
+    let (roof, kernel) = (shared.path().join("roof"), shared.path().join("vmlinux"));
+    std::fs::copy(env!("CARGO_BIN_EXE_roof"), &roof).expect("there is room");
+    std::fs::write(&kernel, vmlinux(&[0xf4], 0)).expect("there is room");
+    let mut command = world.command("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups", "--inh-caps=-all", "--"]).arg(&roof);
+    command.current_dir(shared.path());
+    command.args(["run", "--engine", "soft", "--net", &network]).arg(&kernel);
+    let said = refusal(&command.output().expect("setpriv is there where root is"));
+    assert_says(&said, &["may not use the tap device", &tap.0, "--net user"]);
+    // hlt in a loop, for ever
+    let idle = world.file("idle", &vmlinux(&[0xfb, 0xf4, 0xeb, 0xfd], 0));
+    let mut first = world.roof();
+    first.args(["run", "--engine", "soft", "--timeout", "60", "--net", &network]).arg(&idle);
+    let mut first = first.stderr(std::process::Stdio::piped()).spawn().expect("roof was built");
+    let mut line = [0; 1];
+    std::io::Read::read_exact(first.stderr.as_mut().expect("piped"), &mut line)
+        .expect("roof tells what it runs once it has everything");
+    let said = refused(&world, &[&"--net", &network, &kernel]);
+    first.kill().expect("it runs");
+    first.wait().expect("it runs");
+    assert_says(&said, &["in use by another program", &tap.0]);
+}
+
+#[test]
 fn a_command_beside_an_initrd() {
     let world = World::new();
     let initrd = world.file("initrd.img", &initramfs());

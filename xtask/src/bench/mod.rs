@@ -3,6 +3,7 @@
 mod boot;
 pub(crate) mod files;
 pub(crate) mod memory;
+pub(crate) mod net;
 mod table;
 
 use std::process::{Command, Stdio};

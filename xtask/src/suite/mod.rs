@@ -11,6 +11,7 @@ mod disk;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
 pub(crate) mod nested;
+mod net;
 mod repeat;
 pub(crate) mod setup;
 mod share;

@@ -1,5 +1,4 @@
-//! The calls that need `unsafe`: code between fork and exec, one network ioctl, and a
-//! kind of address.
+//! The calls that need `unsafe`: code between fork and exec, network interfaces, and a kind of address.
 #![allow(unsafe_code)]
 
 pub(crate) mod net;

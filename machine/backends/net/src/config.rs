@@ -22,6 +22,8 @@ pub struct Config {
     pub mtu: u16,
     /// The name that DHCP gives the guest; empty for none.
     pub hostname: String,
+    /// Domains in which the guest looks up short names, told by DHCP as far as they fit.
+    pub search: Vec<String>,
     /// IPv4 addresses of the gateway, of the name server and of the guest, in one /24.
     pub ipv4: Ipv4Plan,
     /// The IPv6 side; `None` is a link without IPv6.
@@ -92,6 +94,7 @@ impl Default for Config {
             gateway_mac: [0x52, 0x55, 0x0a, 0x00, 0x02, 0x02],
             mtu: 1500,
             hostname: "oneroof".into(),
+            search: Vec::new(),
             ipv4: Ipv4Plan {
                 gateway: Ipv4Addr::new(10, 0, 2, 2),
                 dns: Ipv4Addr::new(10, 0, 2, 3),

@@ -8,7 +8,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket, UdpRepr};
 
 use crate::config::Config;
-use crate::frame::{self, FrameQueue, Offload};
+use crate::frame::{self, FRAME_MAX, FrameQueue, Offload};
 
 /// What the stack did and dropped, for a report and for whoever wonders why nothing arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Counters {
     pub malformed: u64,
     /// Frames of the guest that name a sender other than the guest.
     pub spoofed: u64,
-    /// IP fragments: they are not put together here.
+    /// IP fragments that do not fit together, or overlap.
     pub fragments: u64,
     /// Connections and datagrams to where the guest may not go.
     pub refused: u64,
@@ -77,15 +77,37 @@ impl<H> Context<H> {
         fill: impl FnOnce(&mut [u8]),
     ) {
         let headers = frame::headers_length(to);
-        let ip_length = headers - smoltcp::wire::ETHERNET_HEADER_LEN + length;
-        if ip_length > usize::from(self.config.mtu) {
-            self.counters.dropped += 1;
-            return;
+        let ip_header = headers - smoltcp::wire::ETHERNET_HEADER_LEN;
+        if ip_header + length > usize::from(self.config.mtu) {
+            let mut payload = vec![0; length];
+            fill(&mut payload);
+            return self.fragments((from, to), protocol, &payload);
         }
         let mut bytes = vec![0; headers + length];
         let at = frame::ip(&self.config, (from, to), protocol, length, &mut bytes);
         fill(&mut bytes[at..]);
         self.push(bytes);
+    }
+
+    /// Queues a packet that is larger than the MTU, in pieces.
+    fn fragments(&mut self, ends: (IpAddr, IpAddr), protocol: IpProtocol, payload: &[u8]) {
+        let whole = frame::headers_length(ends.1) + payload.len();
+        if whole > FRAME_MAX {
+            self.counters.dropped += 1;
+            return;
+        }
+        let identification = self.random.next() as u32;
+        let size = frame::fragment_size(&self.config, ends.1);
+        for (index, piece) in payload.chunks(size).enumerate() {
+            let part = frame::Part {
+                protocol,
+                identification,
+                offset: index * size,
+                more: (index + 1) * size < payload.len(),
+            };
+            let bytes = frame::fragment(&self.config, ends, part, piece);
+            self.push(bytes);
+        }
     }
 
     /// Queues a UDP datagram.

@@ -17,6 +17,7 @@ const LEASE_SECONDS: u32 = 86_400;
 const OPTION_DNS: u8 = 6;
 const OPTION_HOSTNAME: u8 = 12;
 const OPTION_MTU: u8 = 26;
+const OPTION_SEARCH: u8 = 119; // RFC 3397
 
 /// Answers a datagram to the server's port; `None` if it is no DHCP message of the guest.
 pub(crate) fn datagram<H>(cx: &mut Context<H>, payload: &[u8]) -> Option<()> {
@@ -57,6 +58,10 @@ fn reply<H>(cx: &mut Context<H>, request: &DhcpRepr<'_>, answer: DhcpMessageType
     if granted && !hostname.is_empty() {
         options.push(DhcpOption { kind: OPTION_HOSTNAME, data: hostname.as_bytes() });
     }
+    let search = search_list(&cx.config.search);
+    if granted && !search.is_empty() {
+        options.push(DhcpOption { kind: OPTION_SEARCH, data: &search });
+    }
     let leased = granted && !inform;
     let message = DhcpRepr {
         message_type: answer,
@@ -90,4 +95,35 @@ fn reply<H>(cx: &mut Context<H>, request: &DhcpRepr<'_>, answer: DhcpMessageType
     let to = if broadcast { Ipv4Addr::BROADCAST } else { plan.guest };
     let from = SocketAddr::from((plan.gateway, DHCP_SERVER_PORT));
     cx.datagram(from, (to, DHCP_CLIENT_PORT).into(), &bytes);
+}
+
+/// Domains as RFC 3397 has them, as many as one option holds.
+fn search_list(domains: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for domain in domains {
+        let before = bytes.len();
+        let labels = domain.trim_end_matches('.').split('.');
+        for label in labels.filter(|label| (1..=63).contains(&label.len())) {
+            bytes.push(label.len() as u8);
+            bytes.extend(label.bytes());
+        }
+        bytes.push(0);
+        if bytes.len() > usize::from(u8::MAX) {
+            bytes.truncate(before);
+            break;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::search_list;
+
+    #[test]
+    fn search_domains_are_labels_and_never_too_many() {
+        assert_eq!(search_list(&["a.bc".into(), "d.".into()]), b"\x01a\x02bc\0\x01d\0");
+        let many = vec!["twelve.bytes".to_owned(); 40];
+        assert_eq!(search_list(&many).len(), 255 / 14 * 14);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Without address a port is open on 127.0.0.1 only: who wants the network to reach the guest says so.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -118,6 +119,13 @@ impl FromStr for Forward {
     }
 }
 
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.protocol == Protocol::Udp { "/udp" } else { "" };
+        write!(f, "{}:{}{kind}", self.listen, self.guest_port)
+    }
+}
+
 /// Digits only: `u16::from_str` takes a sign, too.
 fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -223,6 +231,8 @@ mod tests {
                 Some(Forward { listen, guest_port, protocol }),
                 "{text}"
             );
+            let told = text.parse::<Forward>().map(|forward| forward.to_string());
+            assert_eq!(told.and_then(|text| text.parse::<Forward>()).ok(), text.parse().ok());
         }
     }
 

@@ -166,6 +166,56 @@ pub(crate) fn ip(
     headers_length(to)
 }
 
+/// Bytes before a fragment's own in IPv6 (RFC 8200, section 4.5).
+const FRAGMENT_HEADER: usize = 8;
+
+/// Where a fragment lies in its packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) protocol: IpProtocol,
+    pub(crate) identification: u32,
+    /// In bytes, a multiple of 8.
+    pub(crate) offset: usize,
+    pub(crate) more: bool,
+}
+
+/// Bytes of each fragment to `address` but the last: a multiple of 8.
+pub(crate) fn fragment_size(config: &Config, address: IpAddr) -> usize {
+    let headers = match address {
+        IpAddr::V4(_) => IPV4_HEADER_LEN,
+        IpAddr::V6(_) => IPV6_HEADER_LEN + FRAGMENT_HEADER,
+    };
+    (usize::from(config.mtu) - headers) & !7
+}
+
+/// A fragment as a frame.
+pub(crate) fn fragment(
+    config: &Config,
+    (from, to): (IpAddr, IpAddr),
+    part: Part,
+    payload: &[u8],
+) -> Vec<u8> {
+    let more = if to.is_ipv6() { FRAGMENT_HEADER } else { 0 };
+    let protocol = if to.is_ipv6() { IpProtocol::Ipv6Frag } else { part.protocol };
+    let mut bytes = vec![0; headers_length(to) + more + payload.len()];
+    let at = ip(config, (from, to), protocol, more + payload.len(), &mut bytes);
+    bytes[at + more..].copy_from_slice(payload);
+    if to.is_ipv6() {
+        let place = part.offset as u16 | u16::from(part.more);
+        bytes[at] = part.protocol.into();
+        bytes[at + 2..at + 4].copy_from_slice(&place.to_be_bytes());
+        bytes[at + 4..at + 8].copy_from_slice(&part.identification.to_be_bytes());
+    } else {
+        let mut packet = Ipv4Packet::new_unchecked(&mut bytes[ETHERNET_HEADER_LEN..]);
+        packet.set_ident(part.identification as u16);
+        packet.set_dont_frag(false);
+        packet.set_more_frags(part.more);
+        packet.set_frag_offset(part.offset as u16);
+        packet.fill_checksum();
+    }
+    bytes
+}
+
 /// The ones' complement sum of a pseudo header (RFC 9293, section 3.1): a partial checksum.
 pub(crate) fn pseudo_header_sum(
     (from, to): (IpAddr, IpAddr),

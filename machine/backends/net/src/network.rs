@@ -1,185 +1,143 @@
-//! The thread that drives a [`Stack`] on real sockets.
+//! A [`Stack`] on real sockets, driven by whoever owns it, and where to wait for them.
 //!
-//! The stack stands behind one mutex: the device's thread takes it to hand frames over, the network's own
-//! thread when sockets are ready or time has come. Invariant: nobody waits while holding it.
+//! ```text
+//! wait (Watch) -> poll (Network): what happened goes into the stack -> frames both ways -> settle
+//! ```
+//!
+//! One thread does all of it. Invariant: nothing but [`Watch::wait`] waits.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::Counters;
 use crate::config::{Config, ConfigError};
-use crate::forward::{Forward, ForwardError};
-use crate::frame::{Incoming, Offload, Outgoing};
 use crate::host::sockets_wait;
-use crate::host::{Key, Sockets};
+use crate::host::{Key, Ready, Sockets};
 use crate::stack::Stack;
 
-/// The event that ends or wakes the loop; no socket has this key.
+/// The event that ends a wait; no socket has this key.
 const WAKE: Key = Key(u64::MAX);
+/// No deadline.
+const NEVER: u64 = u64::MAX;
 
-/// Why a network can't be started.
+/// Why a network can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// See there.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The host has no descriptor or thread left.
-    #[error(
-        "can't start the network; see whether descriptors and threads are left (`ulimit -n -u`)"
-    )]
+    /// The host has no descriptor left.
+    #[error("can't make the network; see whether descriptors are left (`ulimit -n`)")]
     Host(#[from] io::Error),
 }
 
-struct Shared {
-    stack: Mutex<Stack<Sockets>>,
+/// Where to wait for a network's sockets, for its deadlines and for [`Watch::wake`].
+pub struct Watch {
     epoll: OwnedFd,
     wake: OwnedFd,
-    stop: AtomicBool,
     started: Instant,
-    /// When the loop wakes by itself, in nanoseconds from `started`.
-    wakes_ns: AtomicU64,
+    /// What a wait found, for the next poll.
+    events: Mutex<Vec<(Key, Ready)>>,
+    /// When the stack wants to be polled without an event, in nanoseconds from `started`.
+    due_ns: AtomicU64,
 }
 
-/// A running network. Dropping it ends its thread and every connection.
+/// A network with its sockets. Dropping it ends every connection.
 pub struct Network {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    stack: Stack<Sockets>,
+    watch: Arc<Watch>,
 }
 
 impl Network {
-    /// Starts a network. `frames_wait` is called from its thread whenever frames for the guest have come
-    /// up: it tells the device's thread, and must not block or call back.
+    /// A network in which nothing happens before it is polled.
     ///
     /// # Errors
     /// What of the configuration or the host is in the way.
-    pub fn start(
-        config: Config,
-        host: Sockets,
-        frames_wait: impl Fn() + Send + 'static,
-    ) -> Result<Self, NetworkError> {
-        let wake = rustix::event::eventfd(
-            0,
-            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
-        )
-        .map_err(io::Error::from)?;
+    pub fn new(config: Config, host: Sockets) -> Result<Self, NetworkError> {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let wake = rustix::event::eventfd(0, flags).map_err(io::Error::from)?;
         host.watch(WAKE, &wake)?;
-        let epoll = host.as_fd().try_clone_to_owned()?;
-        let shared = Arc::new(Shared {
-            stack: Mutex::new(Stack::new(config, host)?),
-            epoll,
+        let watch = Watch {
+            epoll: host.as_fd().try_clone_to_owned()?,
             wake,
-            stop: AtomicBool::new(false),
             started: Instant::now(),
-            wakes_ns: AtomicU64::new(0),
-        });
-        let own = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("network".into())
-            .spawn(move || own.run(&frames_wait))?;
-        Ok(Self { shared, thread: Some(thread) })
+            events: Mutex::default(),
+            due_ns: AtomicU64::new(NEVER),
+        };
+        Ok(Self { stack: Stack::new(config, host)?, watch: Arc::new(watch) })
     }
 
-    /// Takes frames of the guest, then gives `receive` the stack to take frames out: one lock for a batch.
-    pub fn with<R>(&self, work: impl FnOnce(&mut Stack<Sockets>) -> R) -> R {
-        let mut stack = self.shared.lock();
-        stack.advance(self.shared.started.elapsed());
-        let result = work(&mut stack);
-        let due = stack.deadline().map_or(u64::MAX, nanoseconds);
-        drop(stack);
-        if due < self.shared.wakes_ns.load(Ordering::Acquire) {
-            self.shared.wake();
+    /// Where to wait.
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// Lets time pass and sockets tell what happened.
+    pub fn poll(&mut self) {
+        self.stack.advance(self.watch.started.elapsed());
+        for (key, ready) in self.watch.take_events() {
+            self.stack.host_event(key, ready);
         }
-        result
     }
 
-    /// One frame of the guest.
-    pub fn guest_sends(&self, frame: &[u8], known: Incoming) {
-        self.with(|stack| stack.guest_sends_with(frame, known));
+    /// To be called before waiting: the stack's next deadline counts from then on.
+    pub fn settle(&self) {
+        let due = self.stack.deadline().map_or(NEVER, nanoseconds);
+        self.watch.due_ns.store(due, Ordering::Release);
     }
 
-    /// The next frame for the guest.
-    pub fn next_frame(&self, buffer: &mut [u8]) -> Option<Outgoing> {
-        self.with(|stack| stack.next_frame(buffer))
-    }
-
-    /// See [`Stack::set_offload`].
-    pub fn set_offload(&self, offload: Offload) {
-        self.with(|stack| stack.set_offload(offload));
-    }
-
-    /// See [`Stack::add_forward`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn add_forward(&self, forward: Forward) -> Result<Key, ForwardError> {
-        self.with(|stack| stack.add_forward(forward))
-    }
-
-    /// See [`Stack::counters`].
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.with(|stack| stack.counters())
+    /// The stack, at the time of the last poll.
+    pub fn stack(&mut self) -> &mut Stack<Sockets> {
+        &mut self.stack
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by its own thread.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    /// A panic in the stack leaves it as any frame does: usable, if perhaps with a dead connection.
-    fn lock(&self) -> MutexGuard<'_, Stack<Sockets>> {
-        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
+impl Watch {
+    /// Waits for a socket, a deadline or [`Watch::wake`].
+    pub fn wait(&self) {
+        let due = self.due_ns.load(Ordering::Acquire);
+        let left = Duration::from_nanos(due).saturating_sub(self.started.elapsed());
+        self.wait_for((due != NEVER).then_some(left));
     }
 
-    fn wake(&self) {
-        // Full means that it is awake already.
+    /// The same with a limit instead of the deadline.
+    pub fn wait_for(&self, limit: Option<Duration>) {
+        let found = self.ask(limit);
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+    }
+
+    /// Ends a wait, now or the next one.
+    pub fn wake(&self) {
+        // Full means that it has been told already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    fn run(&self, frames_wait: &dyn Fn()) {
-        while !self.stop.load(Ordering::Acquire) {
-            let timeout = {
-                let stack = self.lock();
-                let due = stack.deadline();
-                self.wakes_ns.store(due.map_or(u64::MAX, nanoseconds), Ordering::Release);
-                due.map(|due| due.saturating_sub(self.started.elapsed()))
-            };
-            let events = match sockets_wait(self.epoll.as_fd(), timeout) {
-                Ok(events) => events,
-                Err(error) => {
-                    unreachable!("an epoll instance of our own can be waited for: {error}")
-                }
-            };
-            let mut stack = self.lock();
-            stack.advance(self.started.elapsed());
-            for (key, ready) in events {
-                if key == WAKE {
-                    let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-                } else {
-                    stack.host_event(key, ready);
-                }
-            }
-            let waits = stack.has_frame();
-            drop(stack);
-            if waits {
-                frames_wait();
-            }
+    /// What a wait found, or else what there is now.
+    fn take_events(&self) -> Vec<(Key, Ready)> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        match events.is_empty() {
+            true => self.ask(Some(Duration::ZERO)),
+            false => std::mem::take(&mut *events),
         }
+    }
+
+    fn ask(&self, limit: Option<Duration>) -> Vec<(Key, Ready)> {
+        let mut events = match sockets_wait(self.epoll.as_fd(), limit) {
+            Ok(events) => events,
+            Err(error) => unreachable!("an epoll instance of our own can be waited for: {error}"),
+        };
+        events.retain(|(key, _)| {
+            if *key == WAKE {
+                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            }
+            *key != WAKE
+        });
+        events
     }
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
     DHCP_CLIENT_PORT, DHCP_SERVER_PORT, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv4Repr,
-    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket,
-    TcpRepr, UdpPacket, UdpRepr,
+    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, TcpPacket, TcpRepr,
+    UdpPacket, UdpRepr,
 };
 
 use crate::config::{Config, ConfigError, Place};
 use crate::context::{Context, Counters};
 use crate::dns::Dns;
 use crate::forward::{Forward, ForwardError, Forwards};
+use crate::fragments::{Fragments, Name, Place as FragmentPlace};
 use crate::frame::{FRAME_MAX, Incoming, Offload, Outgoing};
 use crate::host::{Host, Key, Ready};
 use crate::icmp::{Echo, Pings};
@@ -35,6 +36,7 @@ pub struct Stack<H: Host> {
     dns: Dns<H>,
     pings: Pings<H>,
     forwards: Forwards<H>,
+    fragments: Fragments,
     advertise: Duration,
 }
 
@@ -62,6 +64,7 @@ impl<H: Host> Stack<H> {
             dns: Dns::new(),
             pings: Pings::new(),
             forwards: Forwards::new(),
+            fragments: Fragments::default(),
             advertise: Duration::ZERO,
         })
     }
@@ -69,6 +72,17 @@ impl<H: Host> Stack<H> {
     /// What the driver negotiated; for frames from now on.
     pub fn set_offload(&mut self, offload: Offload) {
         self.cx.offload = offload;
+    }
+
+    /// The guest's card has another Ethernet address from now on.
+    pub fn set_guest_mac(&mut self, mac: [u8; 6]) {
+        self.cx.config.guest_mac = mac;
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.cx.config
     }
 
     /// Takes a frame of the guest; it may be one segment of up to 64 KiB.
@@ -177,6 +191,7 @@ impl<H: Host> Stack<H> {
         self.udp.clear();
         self.dns.clear();
         self.pings.clear();
+        self.fragments.clear();
         self.cx.output.clear();
         self.cx.guest_ipv6 = None;
         self.cx.offload = Offload::default();
@@ -228,23 +243,52 @@ impl<H: Host> Stack<H> {
 
     fn ipv4(&mut self, bytes: &[u8], sums: &ChecksumCapabilities) -> Result<(), Drop> {
         let packet = Ipv4Packet::new_checked(bytes).map_err(|_| Drop::Malformed)?;
-        if packet.more_frags() || packet.frag_offset() != 0 {
-            return Err(Drop::Fragment);
+        if packet.version() != 4 || !packet.verify_checksum() {
+            return Err(Drop::Malformed);
         }
-        let header = Ipv4Repr::parse(&packet, sums).map_err(|_| Drop::Malformed)?;
-        let ends = (header.src_addr.into(), header.dst_addr.into());
-        if header.next_header == IpProtocol::Udp && self.dhcp(ends, packet.payload(), sums)? {
+        let ends = (packet.src_addr().into(), packet.dst_addr().into());
+        let protocol = packet.next_header();
+        let is_part = packet.more_frags() || packet.frag_offset() != 0;
+        if !is_part && protocol == IpProtocol::Udp && self.dhcp(ends, packet.payload(), sums)? {
             return Ok(());
         }
         if !self.cx.config.is_guest(ends.0) {
             return Err(Drop::Spoofed);
         }
-        match header.next_header {
-            IpProtocol::Tcp => self.tcp_segment(ends, packet.payload(), sums),
-            IpProtocol::Udp => self.udp_datagram(ends, packet.payload(), sums),
+        if !is_part {
+            return self.ipv4_payload(ends, protocol, packet.payload(), sums);
+        }
+        let name = Name { ends, protocol, identification: packet.ident().into() };
+        let place =
+            FragmentPlace { offset: packet.frag_offset().into(), more: packet.more_frags() };
+        match self.fragment(name, place, packet.payload())? {
+            Some(whole) => self.ipv4_payload(ends, protocol, &whole, sums),
+            None => Ok(()),
+        }
+    }
+
+    /// A fragment; the datagram that it completes.
+    fn fragment(
+        &mut self,
+        name: Name,
+        place: FragmentPlace,
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, Drop> {
+        self.fragments.add(name, place, payload, self.cx.now).map_err(|()| Drop::Fragment)
+    }
+
+    fn ipv4_payload(
+        &mut self,
+        ends: (IpAddr, IpAddr),
+        protocol: IpProtocol,
+        bytes: &[u8],
+        sums: &ChecksumCapabilities,
+    ) -> Result<(), Drop> {
+        match protocol {
+            IpProtocol::Tcp => self.tcp_segment(ends, bytes, sums),
+            IpProtocol::Udp => self.udp_datagram(ends, bytes, sums),
             IpProtocol::Icmp => {
-                let packet =
-                    Icmpv4Packet::new_checked(packet.payload()).map_err(|_| Drop::Malformed)?;
+                let packet = Icmpv4Packet::new_checked(bytes).map_err(|_| Drop::Malformed)?;
                 let Icmpv4Repr::EchoRequest { ident, seq_no, data } =
                     Icmpv4Repr::parse(&packet, sums).map_err(|_| Drop::Malformed)?
                 else {
@@ -271,12 +315,38 @@ impl<H: Host> Stack<H> {
         if !unspecified && !header.src_addr.is_unicast_link_local() {
             self.cx.guest_ipv6 = Some(header.src_addr);
         }
+        if header.next_header != IpProtocol::Ipv6Frag {
+            return self.ipv6_payload(&header, packet.payload(), sums);
+        }
+        // Next header, a reserved byte, offset and the flag, identification (RFC 8200, section 4.5).
+        let (part, payload) = packet.payload().split_first_chunk::<8>().ok_or(Drop::Malformed)?;
+        let [next, _, high, low, id @ ..] = *part;
+        let next_header = IpProtocol::from(next);
+        let offset = usize::from(u16::from_be_bytes([high, low]) & !7);
+        let place = FragmentPlace { offset, more: low & 1 != 0 };
+        let identification = u32::from_be_bytes(id);
+        let name = Name { ends, protocol: next_header, identification };
+        match self.fragment(name, place, payload)? {
+            Some(whole) => {
+                let header = Ipv6Repr { next_header, payload_len: whole.len(), ..header };
+                self.ipv6_payload(&header, &whole, sums)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn ipv6_payload(
+        &mut self,
+        header: &Ipv6Repr,
+        bytes: &[u8],
+        sums: &ChecksumCapabilities,
+    ) -> Result<(), Drop> {
+        let ends = (header.src_addr.into(), header.dst_addr.into());
         match header.next_header {
-            IpProtocol::Tcp => self.tcp_segment(ends, packet.payload(), sums),
-            IpProtocol::Udp => self.udp_datagram(ends, packet.payload(), sums),
+            IpProtocol::Tcp => self.tcp_segment(ends, bytes, sums),
+            IpProtocol::Udp => self.udp_datagram(ends, bytes, sums),
             IpProtocol::Icmpv6 => {
-                let message =
-                    Icmpv6Packet::new_checked(packet.payload()).map_err(|_| Drop::Malformed)?;
+                let message = Icmpv6Packet::new_checked(bytes).map_err(|_| Drop::Malformed)?;
                 let message = Icmpv6Repr::parse(&header.src_addr, &header.dst_addr, &message, sums)
                     .map_err(|_| Drop::Malformed)?;
                 match message {
@@ -284,7 +354,9 @@ impl<H: Host> Stack<H> {
                     Icmpv6Repr::Ndisc(message) if header.hop_limit == 255 => {
                         link::neighbor(&mut self.cx, header.src_addr, &message);
                     }
-                    Icmpv6Repr::EchoRequest { ident, seq_no, data } if !unspecified => {
+                    Icmpv6Repr::EchoRequest { ident, seq_no, data }
+                        if !header.src_addr.is_unspecified() =>
+                    {
                         let echo = Echo { identifier: ident, sequence: seq_no, data };
                         self.pings.request(&mut self.cx, ends.0, ends.1, echo);
                     }

@@ -152,18 +152,31 @@ impl Script {
         frame
     }
 
+    /// Sends a packet, in fragments if it is too long for the link, the last one first.
     fn ip(&mut self, from: Ipv4Addr, to: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) {
-        let header = Ipv4Repr {
-            src_addr: from,
-            dst_addr: to,
-            next_header: protocol,
-            payload_len: payload.len(),
-            hop_limit: 64,
-        };
-        let mut packet = vec![0; 20 + payload.len()];
-        header.emit(&mut Ipv4Packet::new_unchecked(&mut packet), &ChecksumCapabilities::default());
-        packet[20..].copy_from_slice(payload);
-        self.stack.guest_sends(&Self::ethernet(EthernetProtocol::Ipv4, &packet));
+        const MOST: usize = 1480;
+        let pieces: Vec<&[u8]> = payload.chunks(MOST).collect();
+        for (index, piece) in pieces.iter().enumerate().rev() {
+            let header = Ipv4Repr {
+                src_addr: from,
+                dst_addr: to,
+                next_header: protocol,
+                payload_len: piece.len(),
+                hop_limit: 64,
+            };
+            let mut bytes = vec![0; 20 + piece.len()];
+            let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
+            header.emit(&mut packet, &ChecksumCapabilities::default());
+            if pieces.len() > 1 {
+                packet.set_dont_frag(false);
+                packet.set_ident(77);
+                packet.set_more_frags(index + 1 < pieces.len());
+                packet.set_frag_offset((index * MOST) as u16);
+                packet.fill_checksum();
+            }
+            bytes[20..].copy_from_slice(piece);
+            self.stack.guest_sends(&Self::ethernet(EthernetProtocol::Ipv4, &bytes));
+        }
     }
 
     fn tcp(&mut self, control: TcpControl, at: u32, ack: Option<u32>, window: u16, payload: &[u8]) {
@@ -445,6 +458,33 @@ fn senders_other_than_the_guest_are_dropped_and_counted() {
     script.stack.guest_sends(&frame);
     assert_eq!((script.stack.counters().spoofed, script.stack.flows()), (3, (0, 0)));
     assert!(script.wires.borrow().from_guest.is_empty());
+}
+
+#[test]
+fn what_is_longer_than_the_link_s_packets_goes_in_fragments() {
+    let mut script = Script::new();
+    let payload: Vec<u8> = (0..5000).map(|at| (at / 7) as u8).collect();
+    script.udp((GUEST, 5000).into(), (WORLD, 9).into(), &payload);
+    assert_eq!(script.wires.borrow().from_guest, payload);
+    let echo = Icmpv4Repr::EchoRequest { ident: 1, seq_no: 2, data: &payload };
+    let mut bytes = vec![0; echo.buffer_len()];
+    let sums = ChecksumCapabilities::default();
+    echo.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes), &sums);
+    script.ip(GUEST, GATEWAY, IpProtocol::Icmp, &bytes);
+    let (mut whole, mut more) = (Vec::new(), true);
+    while more {
+        let frame = script.stack.next_frame(&mut script.buffer).expect("another fragment");
+        assert!(frame.length <= 1514);
+        let packet = Ipv4Packet::new_checked(&script.buffer[14..frame.length]).expect("a packet");
+        assert!(packet.verify_checksum() && !packet.dont_frag());
+        assert_eq!(usize::from(packet.frag_offset()), whole.len());
+        whole.extend_from_slice(packet.payload());
+        more = packet.more_frags();
+    }
+    let packet = Icmpv4Packet::new_checked(&whole[..]).expect("a message");
+    let reply = Icmpv4Repr::parse(&packet, &sums).expect("a sound sum");
+    assert_eq!(reply, Icmpv4Repr::EchoReply { ident: 1, seq_no: 2, data: &payload });
+    assert!(script.stack.next_frame(&mut script.buffer).is_none());
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn the_hosts_loopback_is_out_of_reach_unless_asked() {
         let handle = guest.connect((ip, to.port()).into(), 4096);
         guest.until("a refusal", |guest| guest.tcp(handle).state() == State::Closed);
     }
-    assert_eq!(guest.wire.network.counters().refused, 4);
+    assert_eq!(guest.wire.network.stack().counters().refused, 4);
     let none = listener.accept().expect_err("nobody came");
     assert_eq!(none.kind(), ErrorKind::WouldBlock);
 }
@@ -191,7 +191,7 @@ fn a_thousand_connections_at_once() {
     let mut guest = guest();
     let handles: Vec<_> = (0..COUNT).map(|_| guest.connect(to, 512)).collect();
     guest.until("connections", |guest| handles.iter().all(|&one| guest.tcp(one).may_send()));
-    assert_eq!(guest.wire.network.with(|stack| stack.flows().0), COUNT);
+    assert_eq!(guest.wire.network.stack().flows().0, COUNT);
     for (number, &handle) in handles.iter().enumerate() {
         guest.tcp(handle).send_slice(&(number as u32).to_be_bytes()).expect("sent");
     }
@@ -210,7 +210,7 @@ fn a_thousand_connections_at_once() {
     let start = Instant::now();
     guest.until("an empty table", |guest| {
         assert!(start.elapsed() < PATIENCE);
-        guest.wire.network.with(|stack| stack.flows().0) == 0
+        guest.wire.network.stack().flows().0 == 0
     });
 }
 
@@ -322,7 +322,7 @@ fn forwarded_ports_lead_into_the_guest() {
     let mut guest = guest();
     let port = free_port();
     let forward = format!("{port}:80").parse().expect("a forward");
-    let key = guest.wire.network.add_forward(forward).expect("a free port");
+    let key = guest.wire.network.stack().add_forward(forward).expect("a free port");
     // Nobody listens in the guest: the host's client is refused.
     let at = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = TcpStream::connect(at).expect("the host listens");
@@ -342,7 +342,7 @@ fn forwarded_ports_lead_into_the_guest() {
         text
     });
     assert_eq!(text, "200");
-    assert!(guest.wire.network.with(|stack| stack.remove_forward(key)));
+    assert!(guest.wire.network.stack().remove_forward(key));
     assert!(TcpStream::connect(at).is_err(), "nobody listens any more");
 }
 
@@ -353,7 +353,7 @@ fn forwarded_datagrams_find_their_way_back() {
     let port = probe.local_addr().expect("an address").port();
     drop(probe);
     let forward = format!("{port}:5353/udp").parse().expect("a forward");
-    guest.wire.network.add_forward(forward).expect("a free port");
+    guest.wire.network.stack().add_forward(forward).expect("a free port");
     let handle = guest.udp_socket(5353);
     let clients = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port"));
     for (client, text) in clients.iter().zip([b"a", b"b"]) {
@@ -387,12 +387,13 @@ fn an_ipv6_forward_leads_to_the_guests_ipv6_address() {
     drop(probe);
     let mut guest = guest();
     let forward = Forward { listen, guest_port: 80, protocol: Protocol::Tcp };
-    guest.wire.network.add_forward(forward).expect("a free port");
+    guest.wire.network.stack().add_forward(forward).expect("a free port");
     // The guest has been heard of once it has sent something.
     let handle = guest.udp_socket(9);
     guest.udp(handle).send_slice(b"x", (GATEWAY6, 9)).expect("sent");
     guest.until("a packet", |guest| {
-        guest.wire.network.counters().refused + guest.wire.network.with(|s| s.flows().1 as u64) > 0
+        let stack = guest.wire.network.stack();
+        stack.counters().refused + stack.flows().1 as u64 > 0
     });
     let handle = guest.tcp_socket(4096);
     guest.tcp(handle).listen(80).expect("listening");
@@ -404,9 +405,10 @@ fn an_ipv6_forward_leads_to_the_guests_ipv6_address() {
 
 #[test]
 fn ports_that_cannot_be_forwarded_say_why_and_what_to_do() {
-    let guest = guest();
+    let mut guest = guest();
     let (taken, to) = local();
-    let add = |text: &str| guest.wire.network.add_forward(text.parse().expect("a forward"));
+    let mut add =
+        |text: &str| guest.wire.network.stack().add_forward(text.parse().expect("a forward"));
     let error = add(&format!("{}:80", to.port())).expect_err("it is taken");
     assert!(matches!(error, ForwardError::InUse(_)), "{error}");
     let text = error.to_string();
@@ -426,7 +428,7 @@ fn a_reset_guest_leaves_no_connection_behind() {
     let handle = guest.connect(to, 4096);
     let mut stream = beside(&mut guest, || listener.accept().expect("a connection").0);
     guest.until("a connection", |guest| guest.tcp(handle).may_send());
-    guest.wire.network.with(net::Stack::reset);
+    guest.wire.network.stack().reset();
     assert!(stream.read(&mut [0; 1]).is_err(), "the host's side was reset, too");
-    assert_eq!(guest.wire.network.with(|stack| stack.flows()), (0, 0));
+    assert_eq!(guest.wire.network.stack().flows(), (0, 0));
 }

@@ -20,7 +20,7 @@ fn bench(features: u64, place: usize) -> Bench {
     guest.write(0, &[0; RAM as usize]); // touches every page
     let mut balloon = Balloon::new(guest.memory.clone());
     let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), QUEUES.len());
-    let worker = crate::Worker::new(Kind::Balloon, true, signals);
+    let worker = crate::Worker::new(Kind::Balloon, true, signals, None);
     let handler = balloon.activate(features, worker.waker());
     let mut list: Vec<_> = QUEUES.iter().map(|_| None).collect();
     list[place] = Some(guest.queue(0).expect("a sound queue"));

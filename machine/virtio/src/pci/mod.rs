@@ -44,7 +44,7 @@ impl VirtioPci {
         let kind = device.kind();
         let queues = device.queue_sizes().len();
         let signals = Signals::new(interrupter, queues);
-        let worker = Worker::new(kind, inline, signals.clone());
+        let worker = Worker::new(kind, inline, signals.clone(), device.waiter());
         let (config, places) = config_space(kind, queues + 1);
         Self { config, places, common: Common::new(device, memory, signals, worker) }
     }

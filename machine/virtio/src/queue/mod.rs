@@ -164,12 +164,20 @@ impl Queue {
 
     /// Gives a chain back, with as many bytes written as its `write` wrote.
     pub fn push(&mut self, chain: Chain) {
-        let entry = 4 + 8 * u64::from(self.next_used % self.size);
-        self.memory.store(at(self.used, entry), u32::from(chain.head()));
-        self.memory.store(at(self.used, entry + 4), chain.written());
-        self.note(entry);
-        self.note(entry + 4);
-        self.next_used = self.next_used.wrapping_add(1);
+        self.push_all([chain]);
+    }
+
+    /// Gives chains back in this order, which the driver sees all at once: it may take the first for
+    /// a promise that the others are there.
+    pub fn push_all(&mut self, chains: impl IntoIterator<Item = Chain>) {
+        for chain in chains {
+            let entry = 4 + 8 * u64::from(self.next_used % self.size);
+            self.memory.store(at(self.used, entry), u32::from(chain.head()));
+            self.memory.store(at(self.used, entry + 4), chain.written());
+            self.note(entry);
+            self.note(entry + 4);
+            self.next_used = self.next_used.wrapping_add(1);
+        }
         // Stores are seen in order (x86), so the entry is there before the index.
         self.memory.store(at(self.used, 2), self.next_used);
         self.note(2);

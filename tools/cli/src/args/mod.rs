@@ -91,6 +91,7 @@ Examples:
   roof run linux-image-rt-amd64              a kernel from the cache, by package or release
   roof run -d disk.img -- mount /dev/vda /mnt
                                              a disk (`truncate -s 1G disk.img` makes an empty one)
+  roof run -P 8080:80 -- httpd -f            the guest's port 80 is http://127.0.0.1:8080
   roof run vmlinux -i initrd.img             your initrd untouched, its console on stdout
   git bisect run roof run -- ./test          125 (skip) when roof itself fails
   roof run --deterministic -- ./flaky </dev/null
@@ -127,6 +128,16 @@ pub(crate) struct Run {
     /// Run the command as you, not as root
     #[arg(long)]
     as_user: bool,
+    /// Network: none; user, the default, with your own rights; tap=NAME, an interface of this host
+    ///
+    /// On the user network the guest is 10.0.2.15 and reaches what you reach, except this host's
+    /// loopback address; `user,loopback` makes that 10.0.2.2 in the guest. Kernels that are no Linux and
+    /// deterministic runs have no network unless asked for.
+    #[arg(long, value_name = "NETWORK")]
+    net: Option<String>,
+    /// Let a port of this host lead to one of the guest's; on 127.0.0.1 unless an address says more
+    #[arg(short = 'P', long = "port", value_name = "[ADDR:]HOST:GUEST[/udp]")]
+    forwards: Vec<String>,
     /// Add this to the kernel command line
     #[arg(short = 'p', long, allow_hyphen_values = true)]
     append: Option<String>,
@@ -223,6 +234,8 @@ impl Run {
             },
             shares: self.shares.iter().map(|text| ShareWish::parse(text)).collect(),
             as_user: self.as_user,
+            net: self.net.clone(),
+            forwards: self.forwards.clone(),
             append: self.append.clone(),
             timeout: self.timeout,
             command: self.command.clone(),

@@ -26,7 +26,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     ),
     ("/etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n"),
+    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
     ("/etc/shells", "/bin/sh\n/bin/bash\n"),
 ];
 

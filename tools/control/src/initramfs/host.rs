@@ -53,6 +53,7 @@ pub(super) fn job(contents: &Contents, modules: Vec<Module>) -> Result<Job, Init
         root: contents.root.clone(),
         shares: contents.shares.clone(),
         user,
+        network: contents.network.clone(),
     })
 }
 

@@ -23,7 +23,7 @@ pub use cpio::Archive;
 pub use modules::Hardware;
 pub(crate) use modules::{FOR_ROOT, FOR_SHARES, Support, support};
 pub use protocol::{HostRoot, WindowSize};
-use protocol::{Job, Module};
+use protocol::{Job, Module, Network};
 use thiserror::Error;
 
 use crate::kernel::KernelModules;
@@ -46,6 +46,8 @@ pub struct Contents {
     pub modules: KernelModules,
     /// What the machine has: its drivers come along.
     pub hardware: Vec<Hardware>,
+    /// How its network card is configured.
+    pub network: Network,
     /// The guest's host name.
     pub hostname: String,
     /// The host's user space is the guest's; `None`: the guest gets a small one of its own.
@@ -263,6 +265,7 @@ impl Plan {
             root: None,
             shares: contents.shares.clone(),
             user: host::user(contents),
+            network: contents.network.clone(),
         }
     }
 }

@@ -46,6 +46,7 @@ pub(super) struct Files {
     /// The user's terminal's size.
     pub(super) window: Option<WindowSize>,
     pub(super) shares: Vec<Box<dyn virtio::Device>>,
+    pub(super) network: Option<Box<dyn virtio::Device>>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -176,6 +177,7 @@ pub(super) fn assemble(
     let balloon_control = balloon.control();
     config.virtio.push(Box::new(balloon));
     config.virtio.extend(files.shares);
+    config.virtio.extend(files.network);
     let port = effective.has_stream().then(|| {
         let outbox = Arc::downgrade(outbox);
         SessionPort::new(move || _ = outbox.upgrade().map(|outbox| outbox.stir()))

@@ -16,6 +16,7 @@ use x86::cpuid::Vendor as CpuVendor;
 use super::choose::{Choice, EngineChoice, EngineKind};
 use super::error::RunError;
 use super::extras::Extras;
+use super::network::NetConfig;
 use super::shares::{Root, Share, ShareWish};
 
 /// The most vCPUs of a VM: the ids an 8-bit local APIC has, less the broadcast one.
@@ -51,6 +52,10 @@ pub struct RunConfig {
     pub shares: Vec<ShareWish>,
     /// The command runs as the invoking user, not as root.
     pub as_user: bool,
+    /// The network: `none`, `user`, `user,loopback` or `tap=NAME`.
+    pub net: Option<String>,
+    /// Ports of this host that lead into the guest, `[ADDRESS:]HOST:GUEST[/udp]` each.
+    pub forwards: Vec<String>,
     /// More kernel command line, after ours.
     pub append: Option<String>,
     /// Ends the VM after this time.
@@ -124,6 +129,8 @@ pub struct Effective {
     pub shares: Vec<Share>,
     /// The command runs as the invoking user.
     pub as_user: bool,
+    /// The network.
+    pub net: NetConfig,
     /// The time limit.
     pub timeout: Option<Duration>,
     /// The command.
@@ -244,6 +251,7 @@ impl Effective {
         if self.as_user {
             words.push("--as-user".into());
         }
+        self.net.as_options(&mut words);
         if let Some(append) = &self.append {
             words.extend(["-p".into(), quoted(append)]);
         }
@@ -280,7 +288,7 @@ fn quoted_path(path: &Path) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

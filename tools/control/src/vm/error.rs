@@ -176,6 +176,9 @@ pub enum RunError {
         /// What it lacks.
         what: &'static str,
     },
+    /// The network cannot be had.
+    #[error(transparent)]
+    Network(#[from] super::network::NetError),
     /// The initrd was there, and could not be written into the guest's memory.
     #[error("cannot load the initrd")]
     Initrd(#[source] Box<dyn std::error::Error + Send + Sync>),

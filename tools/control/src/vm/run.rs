@@ -17,6 +17,7 @@ use super::choose;
 use super::config::{Effective, RunConfig};
 use super::drivers::Unused;
 use super::error::RunError;
+use super::network;
 use super::outbox::{Controls, Outbox, Wish};
 use super::report::{Event, Outcome, RunReport};
 use super::session::Session;
@@ -24,7 +25,7 @@ use super::stream::SessionPort;
 use super::watch::ConsoleWatch;
 
 /// The guest's host name.
-const HOSTNAME: &str = "oneroof";
+pub(super) const HOSTNAME: &str = "oneroof";
 /// After the command's status came, the guest has this long to power off.
 const POWER_OFF: Duration = Duration::from_secs(3);
 /// After the command was started, every driver that there is has this long to find its device.
@@ -58,6 +59,7 @@ impl Vm {
         config.memory_mib(1)?;
         let disks = super::disks::open(&config.disks)?;
         let extras = super::extras::open(&config.extras, config.deterministic.is_some())?;
+        let wish = network::Wish::of(config)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
@@ -68,6 +70,7 @@ impl Vm {
         let session = initrd.is_none() && !bare;
         let guest_root = guest_root(config, &kernel, session)?;
         let host_root = guest_root.root.is_some();
+        let card = wish.open(bare)?;
         let effective = Effective {
             engine,
             cpus,
@@ -83,6 +86,7 @@ impl Vm {
             host_root,
             shares: super::shares::shares(config, host_root)?,
             as_user: config.as_user,
+            net: card.config.clone(),
             timeout: config.timeout,
             command: config.command.clone(),
             verbose: config.verbose,
@@ -98,7 +102,7 @@ impl Vm {
         let payload = match initrd {
             Some(initrd) => Payload::Theirs(initrd),
             None if bare => Payload::Bare,
-            None => Payload::Ours(pack(config, &effective, guest_root, events)?),
+            None => Payload::Ours(pack(config, &effective, guest_root, card.job, events)?),
         };
         refuse_command(config, &payload)?;
         let initrd: Option<Box<dyn Initrd>> = match payload {
@@ -110,9 +114,16 @@ impl Vm {
         let outbox = Arc::new(Outbox::new());
         let fixed_input = config.input.is_some();
         let window = config.terminal.as_ref().map(|terminal| terminal.size);
-        let shares = super::shares::devices(opened, effective.deterministic.is_some());
-        let input = config.input.clone();
-        let files = Files { kernel: file, initrd, disks, extras, window, shares, input };
+        let files = Files {
+            kernel: file,
+            initrd,
+            disks,
+            extras,
+            window,
+            shares: super::shares::devices(opened, effective.deterministic.is_some()),
+            network: card.device,
+            input: config.input.clone(),
+        };
         let guest = assemble(&effective, files, &outbox)?;
         Ok(Self { effective, outbox, guest, initrd_bytes, fixed_input })
     }
@@ -228,6 +239,7 @@ fn pack(
     config: &RunConfig,
     effective: &Effective,
     guest_root: GuestRoot,
+    network: protocol::Network,
     events: &mut dyn FnMut(Event),
 ) -> Result<Archive, RunError> {
     let mut hardware = vec![Hardware::Entropy, Hardware::Balloon];
@@ -241,12 +253,16 @@ fn pack(
     if effective.host_root || !effective.shares.is_empty() {
         hardware.push(Hardware::Share);
     }
+    if network != protocol::Network::None {
+        hardware.push(Hardware::Network);
+    }
     events_of(guest_root.notice, events);
     let packed = initramfs::pack(&Contents {
         command: config.command.clone(),
         terminal: config.terminal.clone(),
         modules: effective.kernel.modules.clone(),
         hardware,
+        network,
         hostname: HOSTNAME.into(),
         root: guest_root.root,
         shares: super::shares::for_init(&effective.shares),

@@ -12,6 +12,12 @@ use std::net::{IpAddr, SocketAddr};
 pub use self::sockets::Sockets;
 pub(crate) use self::sockets::wait as sockets_wait;
 
+/// The domains in which the host looks up short names.
+#[must_use]
+pub fn search_domains() -> Vec<String> {
+    resolvers::search_domains(std::path::Path::new("/etc/resolv.conf"))
+}
+
 /// Which flow of the core a socket belongs to: what an event loop keeps beside the descriptor and
 /// hands to [`crate::Stack::host_event`]. Old keys are told from those of a table entry's next user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 const BYTES: u64 = 64 << 10;
 /// Name servers of one file at most, as in libc.
 const SERVERS: usize = 3;
+/// Search domains of one file at most, as in libc.
+const SEARCH: usize = 6;
 /// The file is looked at no more often than this.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -62,6 +64,27 @@ impl Resolvers {
     }
 }
 
+/// Domains in which short names are looked up: the last `search` or `domain` line of resolv.conf.
+pub(super) fn search_domains(path: &Path) -> Vec<String> {
+    let text = contents(path);
+    let names = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let is_list = matches!(words.next().as_deref(), Some("search" | "domain"));
+        is_list.then(|| words.collect::<Vec<_>>())
+    };
+    let domains = text.lines().rev().find_map(names).unwrap_or_default().into_iter();
+    domains.filter(|name| is_domain(name)).take(SEARCH).collect()
+}
+
+/// Letters, digits, hyphens, underscores and dots, no longer than a name can be (RFC 1035).
+fn is_domain(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    let labels = || name.trim_end_matches('.').split('.');
+    name.len() <= 253
+        && name.bytes().all(plain)
+        && labels().all(|label| (1..=63).contains(&label.len()))
+}
+
 fn contents(path: &Path) -> String {
     match std::fs::metadata(path) {
         Ok(about) if about.is_file() && about.len() <= BYTES => {
@@ -105,5 +128,16 @@ mod tests {
         )
         .expect("written");
         assert_eq!(get(), [of("198.51.100.1:53")]);
+    }
+
+    #[test]
+    fn search_domains_are_those_of_the_last_line() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("resolv.conf");
+        assert!(search_domains(&path).is_empty());
+        let long = "x".repeat(64);
+        std::fs::write(&path, format!("domain a\nsearch lan corp.example ../etc b;c {long} .\n"))
+            .expect("written");
+        assert_eq!(search_domains(&path), ["lan", "corp.example"]);
     }
 }

@@ -77,13 +77,13 @@ pub struct Wire {
 
 impl Wire {
     fn send(&mut self, frame: Vec<u8>) {
-        let network = &self.network;
-        self.up.pass(frame, |frame| network.guest_sends(&frame, Incoming::default()));
+        let stack = self.network.stack();
+        self.up.pass(frame, |frame| stack.guest_sends_with(&frame, Incoming::default()));
     }
 
     fn fetch(&mut self) {
         while self.arrived.len() < 64 {
-            let Some(frame) = self.network.next_frame(&mut self.buffer) else { return };
+            let Some(frame) = self.network.stack().next_frame(&mut self.buffer) else { return };
             self.largest = self.largest.max(frame.length);
             assert!(self.offload || frame.checksum.is_none(), "nobody asked for it");
             let is_one = frame.segments.is_none();
@@ -174,13 +174,12 @@ impl Guest {
     }
 
     fn build(config: Config, faults: Faults, resolvers: Vec<SocketAddr>, offload: bool) -> Self {
-        let me = std::thread::current();
         let mut host = Sockets::new().expect("descriptors are left");
         host.set_resolvers(resolvers);
         let mtu = usize::from(config.mtu);
         let mac = EthernetAddress(config.guest_mac);
-        let network = Network::start(config, host, move || me.unpark()).expect("a network");
-        network.set_offload(Offload { checksum: offload, tcp4: offload, tcp6: offload });
+        let mut network = Network::new(config, host).expect("a network");
+        network.stack().set_offload(Offload { checksum: offload, tcp4: offload, tcp6: offload });
         let lane = |seed| Lane { faults, random: Random(seed), late: None };
         let mut wire = Wire {
             network,
@@ -212,6 +211,7 @@ impl Guest {
     }
 
     pub fn poll(&mut self) {
+        self.wire.network.poll();
         let now = smoltcp::time::Instant::from_micros(self.started.elapsed().as_micros() as i64);
         self.iface.poll(now, &mut self.wire, &mut self.sockets);
     }
@@ -234,7 +234,8 @@ impl Guest {
                     .iface
                     .poll_delay(now, &self.sockets)
                     .map_or(5000, |delay| delay.total_micros());
-                std::thread::park_timeout(Duration::from_micros(delay.min(5000)));
+                let limit = Duration::from_micros(delay.min(5000));
+                self.wire.network.watch().wait_for(Some(limit));
             }
         }
     }

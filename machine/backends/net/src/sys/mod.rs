@@ -1,0 +1,4 @@
+//! The calls that need `unsafe`: ioctls of tap devices.
+#![allow(unsafe_code)]
+
+pub(crate) mod tun;

@@ -1,0 +1,255 @@
+//! A network card under a hostile driver, on a network that gives it frames of any size
+//! (machine/virtio): registers in any order, rings, frames and commands of any content.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use devices::pci::PciFunction;
+use memory::GuestMemory;
+use virtio::net::{Backend, FRAME_MAX, Header, Net, Offload};
+use virtio::{Interrupter, VirtioPci, Waiter};
+use x86::GuestPhys;
+
+use crate::cursor::Cursor;
+
+const RAM: u64 = 0x4_0000;
+const QUEUES: u64 = 3;
+const ENTRIES: u16 = 16;
+const STEPS: usize = 256;
+const COMMON: u64 = 0;
+const NOTIFY: u64 = 0x3000;
+const BAR_BYTES: u64 = 0x8000;
+const BUFFERS: u64 = 0x8000;
+
+fn descriptors(queue: u64) -> u64 {
+    0x1000 + queue * 0x400
+}
+
+fn available(queue: u64) -> u64 {
+    0x3000 + queue * 0x100
+}
+
+fn used(queue: u64) -> u64 {
+    0x4000 + queue * 0x200
+}
+
+/// Bytes as what a driver does to a card's registers, descriptors, rings and buffers.
+///
+/// # Panics
+/// The device panicked, gave its network what is no frame, or asked it for more than one.
+pub fn network_card(data: &[u8]) {
+    let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
+    let mut cursor = Cursor::new(data);
+    let setting = cursor.u8();
+    let seen = Arc::new(Mutex::new(Seen { frames: 0, sizes: cursor.take(16).to_vec() }));
+    let link = Link { seen: seen.clone(), offload: Offload::default() };
+    let line = Arc::new(Line::default());
+    let card = Box::new(Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500));
+    let mut function = VirtioPci::new(card, memory.clone(), line.clone(), true);
+    if setting & 1 == 0 {
+        negotiate(&mut function, setting);
+    }
+    for _ in 0..STEPS {
+        if cursor.is_empty() {
+            break;
+        }
+        step(&mut function, &memory, &seen, &mut cursor);
+    }
+    // Whatever happened, a reset ends it and the device can be had again.
+    write(&mut function, COMMON + 0x14, &[0]);
+    let mut status = [0xff];
+    function.bar_read(0, COMMON + 0x14, &mut status);
+    assert_eq!(status, [0], "an inline device resets at once");
+    function.bar_read(0, 0x1000, &mut [0]);
+    assert!(!line.0.load(Ordering::Relaxed), "nothing interrupts after a reset");
+    for queue in 0..QUEUES {
+        memory.write_physical(GuestPhys(available(queue)), &[0; 4]).expect("RAM");
+    }
+    negotiate(&mut function, 0);
+    function.bar_read(0, COMMON + 0x14, &mut status);
+    assert_eq!(status, [0xf], "empty rings are sound ones");
+}
+
+fn write(function: &mut VirtioPci, offset: u64, bytes: &[u8]) {
+    function.bar_write(0, offset, bytes);
+}
+
+/// What a sound driver does up to DRIVER_OK, with some of the features.
+fn negotiate(function: &mut VirtioPci, setting: u8) {
+    const OFFLOADS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+    const CONTROL: u32 = 1 << 17 | 1 << 18 | 1 << 23;
+    let pick = |bit: u8, features: u32| if setting >> bit & 1 == 0 { features } else { 0 };
+    let low = pick(1, OFFLOADS)
+        | pick(2, 1 << 15)
+        | pick(3, CONTROL)
+        | pick(4, 1 << 28)
+        | pick(5, 1 << 29);
+    write(function, COMMON + 0x14, &[1]);
+    write(function, COMMON + 0x14, &[3]);
+    for (half, features) in [(0_u32, low), (1, 1)] {
+        write(function, COMMON + 8, &half.to_le_bytes());
+        write(function, COMMON + 12, &features.to_le_bytes());
+    }
+    write(function, COMMON + 0x14, &[0xb]);
+    for queue in 0..QUEUES {
+        write(function, COMMON + 0x16, &(queue as u16).to_le_bytes());
+        write(function, COMMON + 0x18, &ENTRIES.to_le_bytes());
+        let places = [(0x20, descriptors(queue)), (0x28, available(queue)), (0x30, used(queue))];
+        for (at, address) in places {
+            write(function, COMMON + at, &address.to_le_bytes());
+        }
+        write(function, COMMON + 0x1c, &[1, 0]);
+    }
+    write(function, COMMON + 0x14, &[0xf]);
+}
+
+fn step(
+    function: &mut VirtioPci,
+    memory: &GuestMemory,
+    seen: &Mutex<Seen>,
+    cursor: &mut Cursor<'_>,
+) {
+    let operation = cursor.u8();
+    let width = [1, 2, 4, 8][usize::from(operation >> 6)];
+    let queue = u64::from(operation >> 4 & 3) % QUEUES;
+    match operation & 7 {
+        0 => descriptor(memory, queue, cursor),
+        1 | 2 => {
+            // One more entry, and the doorbell.
+            let mut index = [0; 2];
+            memory.read_physical(GuestPhys(available(queue) + 2), &mut index).expect("RAM");
+            let index = u16::from_le_bytes(index);
+            let entry = GuestPhys(available(queue) + 4 + 2 * u64::from(index % ENTRIES));
+            let head = u16::from(cursor.u8() & 31).to_le_bytes();
+            memory.write_physical(entry, &head).expect("RAM");
+            let next = index.wrapping_add(1).to_le_bytes();
+            memory.write_physical(GuestPhys(available(queue) + 2), &next).expect("RAM");
+            write(function, NOTIFY + 4 * queue, &[0, 0]);
+        }
+        3 => {
+            let address = GuestPhys(BUFFERS + u64::from(cursor.u8()) * 0x100);
+            memory.write_physical(address, cursor.take(24)).expect("RAM");
+        }
+        4 => {
+            let offset = u64::from(cursor.u16()) % (BAR_BYTES - 8);
+            write(function, offset, &cursor.u64().to_le_bytes()[..width]);
+        }
+        5 => {
+            seen.lock().expect("no holder panics").frames += u32::from(cursor.u8() & 15);
+            write(function, NOTIFY, &[0, 0]);
+        }
+        6 => {
+            let offset = u64::from(cursor.u16()) % (BAR_BYTES - 8);
+            function.bar_read(0, offset, &mut [0; 8][..width]);
+        }
+        _ => {
+            let address = GuestPhys(0x1000 + u64::from(cursor.u16()) % 0x4000);
+            memory.write_physical(address, cursor.take(8)).expect("RAM");
+        }
+    }
+}
+
+/// A descriptor that is more often sound than random bytes are.
+fn descriptor(memory: &GuestMemory, queue: u64, cursor: &mut Cursor<'_>) {
+    let place = cursor.u8();
+    let address = match place >> 5 {
+        0 => cursor.u64(),
+        _ => BUFFERS + u64::from(cursor.u8()) * 0x100,
+    };
+    let length = match place >> 5 {
+        1 => cursor.u32(),
+        2 => 16 * u32::from(cursor.u8()),
+        3 => 12,
+        4 => 512 * u32::from(cursor.u8()),
+        _ => u32::from(cursor.u16()) % 1600,
+    };
+    let mut bytes = address.to_le_bytes().to_vec();
+    bytes.extend(length.to_le_bytes());
+    bytes.extend([cursor.u8() & 7, 0, cursor.u8() & 31, 0]);
+    let table = descriptors(queue) + 16 * u64::from(place & 31);
+    memory.write_physical(GuestPhys(table), &bytes).expect("RAM");
+}
+
+/// Whether the line is high.
+#[derive(Default)]
+struct Line(AtomicBool);
+
+impl Interrupter for Line {
+    fn message(&self, _address: u64, _data: u32) {}
+
+    fn line(&self, asserted: bool) {
+        self.0.store(asserted, Ordering::Relaxed);
+    }
+}
+
+struct Seen {
+    /// Frames that wait for the guest.
+    frames: u32,
+    /// What their lengths are made of.
+    sizes: Vec<u8>,
+}
+
+/// A network that panics when it is given what the seam promises it never is.
+struct Link {
+    seen: Arc<Mutex<Seen>>,
+    offload: Offload,
+}
+
+struct Nowhere;
+
+impl Waiter for Nowhere {
+    fn wait(&self) {}
+    fn wake(&self) {}
+}
+
+impl Backend for Link {
+    fn poll(&mut self) {}
+
+    fn settle(&mut self) {}
+
+    fn send(&mut self, header: &Header, frame: &[u8]) {
+        assert!((14..=FRAME_MAX).contains(&frame.len()));
+        let end = usize::from(header.checksum_start) + usize::from(header.checksum_offset) + 2;
+        let unfinished = header.flags & Header::NEEDS_CHECKSUM != 0;
+        assert!(!unfinished || end <= frame.len(), "the sum lies in the frame");
+        assert!(header.segmentation == 0 || (unfinished && header.segment > 0));
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(Header, usize)> {
+        assert!((1..=FRAME_MAX).contains(&buffer.len()));
+        let mut seen = self.seen.lock().expect("no holder panics");
+        seen.frames = seen.frames.checked_sub(1)?;
+        let at = seen.frames as usize % seen.sizes.len().max(1);
+        let size = seen.sizes.get(at).map_or(60, |&size| usize::from(size) * 260);
+        let large = self.offload.tcp4 || self.offload.tcp6;
+        let most = if large { buffer.len() } else { buffer.len().min(1514) };
+        let length = size.clamp(1, most);
+        buffer[..length].fill(0xff);
+        Some((Header::default(), length))
+    }
+
+    fn set_offload(&mut self, offload: Offload) {
+        assert!(offload.checksum || !(offload.tcp4 || offload.tcp6));
+        self.offload = offload;
+    }
+
+    fn set_mac(&mut self, mac: [u8; 6]) {
+        assert!(mac[0] & 1 == 0 && mac != [0; 6]);
+    }
+
+    fn reset(&mut self) {
+        self.offload = Offload::default();
+    }
+
+    fn waiter(&self) -> Arc<dyn Waiter> {
+        Arc::new(Nowhere)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn takes_large(&self) -> bool {
+        true
+    }
+}
