@@ -35,6 +35,7 @@ use crate::cache::area::{Areas, TlbEntry};
 use crate::cache::layout::{TLB_ENTRIES, VICTIM_ENTRIES};
 use crate::cache::windows::Windows;
 use idle::JUMP_PAGES;
+use windows::Worth;
 
 /// Contexts kept per vCPU at most.
 const CONTEXTS: usize = 16;
@@ -105,12 +106,8 @@ struct TlbContext {
     spread: Vec<(Box<[u64]>, u64)>,
     /// Where superblocks start.
     bound: Bound,
-    /// How often its code was found running.
-    samples: u32,
-    /// How often a page was missing in its windows.
-    shows: u32,
-    /// Windows cost it more than they saved.
-    refuses_windows: bool,
+    /// The program that runs in it.
+    worth: Worth,
     /// Its tables are ready, and cost memory.
     prepared: bool,
     /// Pages of its jump cache that cost memory, a bit each.
@@ -132,6 +129,8 @@ pub(crate) struct Tlb {
     /// Pages that contexts' tables may take before those of idle ones go.
     most_pages: usize,
     windows: Windows,
+    /// Programs there were.
+    programs: u64,
     pub(super) peers: Peers,
 }
 
@@ -166,9 +165,7 @@ impl Tlb {
                     links: BTreeSet::new(),
                     spread: Vec::new(),
                     bound: Bound::default(),
-                    samples: 0,
-                    shows: 0,
-                    refuses_windows: false,
+                    worth: Worth::of(index as u64),
                     prepared: false,
                     jump_pages: [0; JUMP_PAGES / 64],
                 })
@@ -181,6 +178,7 @@ impl Tlb {
             jump_pages: 0,
             most_pages: (TABLES_MIB / vcpus).max(LEAST_TABLES_MIB) << 8,
             windows: Windows::new(memory.clone(), CONTEXTS + 1, vcpus),
+            programs: CONTEXTS as u64,
             peers: Peers::default(),
         };
         tlb.prepare(0);
@@ -342,9 +340,7 @@ impl Tlb {
         self.clock += 1;
         self.contexts[victim].last_use = self.clock;
         self.contexts[victim].key = Some(key);
-        self.contexts[victim].samples = 0;
-        self.contexts[victim].shows = 0;
-        self.contexts[victim].refuses_windows = false;
+        self.begin_program(victim);
         self.forget_jumps(victim);
         self.windows.disable(&mut self.areas, victim);
         self.flush_context(victim);

@@ -87,6 +87,8 @@ impl SoftBus {
     fn revalidate_code(&mut self) {
         let Some(pages) = self.tlb.take_stale_code() else { return };
         let access = WalkAccess { write: false, fetch: true, user: self.context.user };
+        // Of a user's pages, those that are where they were, and the others.
+        let (mut same, mut other) = (0u32, 0u32);
         // Large pages answer for all the pages in them.
         let mut known: Option<(u64, u64, u64)> = None;
         for (linear, ram_page) in pages {
@@ -105,9 +107,15 @@ impl SoftBus {
                     place.map(|(offset, _)| offset.0)
                 }
             };
-            if ram.map(|ram| ram >> 12) != Some(ram_page) {
+            if ram.map(|ram| ram >> 12) == Some(ram_page) {
+                same += 1;
+            } else {
+                other += 1;
                 self.tlb.forget_code_page(linear);
             }
+        }
+        if self.context.user && other > same {
+            self.tlb.another_program();
         }
     }
 

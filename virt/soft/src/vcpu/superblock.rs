@@ -75,7 +75,7 @@ struct Count {
     since: u64,
 }
 
-/// Samples by context and linear address.
+/// Samples by program and linear address.
 #[derive(Default)]
 pub(super) struct Heat(HashMap<(u64, u64), Count, BuildHasherDefault<Mix>>);
 
@@ -98,8 +98,8 @@ impl Heat {
         Warmth::Hot { within }
     }
 
-    fn give_up(&mut self, context: u64, linear: u64) {
-        self.0.insert((context, linear), Count { samples: HOPELESS, since: 0 });
+    fn give_up(&mut self, program: u64, linear: u64) {
+        self.0.insert((program, linear), Count { samples: HOPELESS, since: 0 });
     }
 }
 
@@ -116,8 +116,8 @@ impl SoftVcpu {
             self.cpu.bus.tlb.enable_windows();
             return;
         }
-        let context = self.cpu.bus.tlb.gs_base();
-        if key.gates.path || !key.gates.grouped || !self.heats(context, linear, enough) {
+        let program = self.cpu.bus.tlb.program();
+        if key.gates.path || !key.gates.grouped || !self.heats(program, linear, enough) {
             return;
         }
         if key.gates.windows {
@@ -128,9 +128,9 @@ impl SoftVcpu {
     }
 
     /// Counts a sample; true for the one that makes an address hot.
-    fn heats(&mut self, context: u64, linear: u64, enough: u8) -> bool {
+    fn heats(&mut self, program: u64, linear: u64, enough: u8) -> bool {
         let now = self.cpu.bus.retired;
-        matches!(self.heat.note((context, linear), now, enough), Warmth::Hot { .. })
+        matches!(self.heat.note((program, linear), now, enough), Warmth::Hot { .. })
     }
 
     /// Gets a superblock for a hot block: a known one, or one to be recorded when it runs next.
@@ -164,8 +164,8 @@ impl SoftVcpu {
     /// Counts a way out of a path to an address, and lets what it leads to have a superblock if that
     /// comes often enough. Whether it is to be counted on.
     fn counts_way_out(&mut self, linear: u64) -> bool {
-        let context = self.cpu.bus.tlb.gs_base();
-        match self.heat.note((context, linear), self.cpu.bus.retired, HOT_EXITS) {
+        let program = self.cpu.bus.tlb.program();
+        match self.heat.note((program, linear), self.cpu.bus.retired, HOT_EXITS) {
             Warmth::Cold => return true,
             Warmth::Hot { within } if within < HOT_EXITS_WITHIN => {
                 if self.known_superblock(linear).is_none() {
@@ -183,7 +183,7 @@ impl SoftVcpu {
         if self.checking || !self.may_use_windows() {
             return;
         }
-        let context = self.cpu.bus.tlb.gs_base();
+        let program = self.cpu.bus.tlb.program();
         let native = self.native.as_ref().expect("it just ran");
         let crate::translate::Link { slot, stub, through, .. } = native.link_at(link);
         let (stub, through) = (native.place_address(stub), native.place_address(through));
@@ -191,7 +191,7 @@ impl SoftVcpu {
         self.counts_way_out(linear);
         let same = self.native.as_ref().is_some_and(|native| native.clears() == clears);
         if same
-            && self.heats(context, stub, COUNTED_ELSEWHERE)
+            && self.heats(program, stub, COUNTED_ELSEWHERE)
             && let Some(ram) = self.fetched(linear)
         {
             let slot = slot.expect("these have one");
@@ -249,14 +249,14 @@ impl SoftVcpu {
         if let Some(known) = self.known_superblock(linear) {
             return Ok(self.cpu.bus.tlb.enable_windows().then_some(known));
         }
-        let context = self.cpu.bus.tlb.gs_base();
-        if !self.heats(context, linear, HOT_WHEN_CHECKED) {
+        let program = self.cpu.bus.tlb.program();
+        if !self.heats(program, linear, HOT_WHEN_CHECKED) {
             return Ok(None);
         }
         let (path, exit) = self.record_path();
         let made = path.and_then(|path| self.make_superblock(&path));
         if made.is_none() {
-            self.heat.give_up(context, linear);
+            self.heat.give_up(program, linear);
         }
         Err(exit)
     }
@@ -284,7 +284,7 @@ impl SoftVcpu {
     /// Records a path from a block's start, and makes a superblock of it.
     #[cold]
     pub(super) fn record_superblock(&mut self, block: u32, linear: u64) -> Option<Exit> {
-        let context = self.cpu.bus.tlb.gs_base();
+        let program = self.cpu.bus.tlb.program();
         let clears = self.native.as_ref().expect("it just ran").clears();
         // Whatever comes of it, the gate does not lead here again.
         let body = self.native.as_ref().expect("it just ran").body(block);
@@ -294,7 +294,7 @@ impl SoftVcpu {
             let native = vcpu.native.as_ref().expect("it just ran");
             native.clears() == clears && native.is_live(block)
         };
-        if !same(self) || context != self.cpu.bus.tlb.gs_base() {
+        if !same(self) || program != self.cpu.bus.tlb.program() {
             return exit;
         }
         // What is too long for one goes on in the next.
@@ -307,7 +307,7 @@ impl SoftVcpu {
         }
         let entered = made.is_some_and(|made| self.enter_superblocks(block, linear, made));
         if !entered {
-            self.heat.give_up(context, linear);
+            self.heat.give_up(program, linear);
         } else if let Some(next) = longer {
             self.want_superblock_at(next);
         }
@@ -317,7 +317,7 @@ impl SoftVcpu {
     /// Interprets and notes each instruction until execution is back at the start, or leaves what
     /// a path can hold, or the budget is spent.
     fn record_path(&mut self) -> (Option<Path>, Option<Exit>) {
-        let context = self.cpu.bus.tlb.gs_base();
+        let program = self.cpu.bus.tlb.program();
         let start = self.cpu.rip();
         let mut path = Path::default();
         let mut exit = None;
@@ -329,7 +329,7 @@ impl SoftVcpu {
                 break;
             }
         }
-        let same = self.cpu.bus.tlb.gs_base() == context && self.cpu.cpl == 3;
+        let same = self.cpu.bus.tlb.program() == program && self.cpu.cpl == 3;
         (same.then_some(path), exit)
     }
 

@@ -1,16 +1,66 @@
 //! Windows of the current context: which it has, what they show, and when it gives them up.
 
-use super::{Tlb, TlbContext};
+use super::Tlb;
 use crate::cache::windows::Shown;
 
 /// Pages a context may miss in its windows beside one for each sample of its code, which is about as
 /// long as showing a page takes.
-const FREE_SHOWS: u32 = 2500;
+const FREE_SHOWS: u32 = 1500;
+/// Samples without windows before they are tried again: their loss stays a tenth of the time.
+const PAUSE: u32 = 10 * FREE_SHOWS;
+/// Each time they are given up, the pause doubles, so often.
+const DOUBLINGS: u32 = 6;
 
-impl TlbContext {
-    /// Whether so many pages were missing in its windows that they are not worth it.
+/// What windows cost a program and what it runs for, by which it has them or does not.
+#[derive(Debug, Default)]
+pub(super) struct Worth {
+    /// Which program it is: contexts serve one after the other.
+    program: u64,
+    /// How often its code was found running since it may have windows.
+    samples: u32,
+    /// How often a page was missing in its windows.
+    shows: u32,
+    /// How often its windows were given up.
+    refusals: u32,
+    /// Samples until they are tried again.
+    pause: u32,
+}
+
+impl Worth {
+    /// Of a program of which nothing is known yet.
+    pub(super) fn of(program: u64) -> Self {
+        Self { program, ..Self::default() }
+    }
+
+    fn may_have_windows(&self) -> bool {
+        self.pause == 0
+    }
+
+    /// Counts a sample; tells how many there were since it may have windows.
+    fn sample(&mut self) -> u32 {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return 0;
+        }
+        self.samples = self.samples.saturating_add(1);
+        self.samples
+    }
+
+    /// Counts a missing page; false if there were so many that they are not worth it.
+    fn show(&mut self) -> bool {
+        self.shows = self.shows.saturating_add(1);
+        !self.misses_too_much()
+    }
+
     fn misses_too_much(&self) -> bool {
         self.shows > FREE_SHOWS.saturating_add(self.samples)
+    }
+
+    /// Gives windows up for a time.
+    fn refuse(&mut self) {
+        self.pause = PAUSE << self.refusals.min(DOUBLINGS);
+        self.refusals = self.refusals.saturating_add(1);
+        (self.samples, self.shows) = (0, 0);
     }
 }
 
@@ -18,7 +68,7 @@ impl Tlb {
     /// Lets the current context's code use windows, and forgets what does not; false if the host
     /// has no room for them, or they were given up.
     pub(crate) fn enable_windows(&mut self) -> bool {
-        if self.has_windows() || self.contexts[self.current].refuses_windows {
+        if self.has_windows() || !self.contexts[self.current].worth.may_have_windows() {
             return self.has_windows();
         }
         let enabled = self.windows.enable(&mut self.areas, self.current);
@@ -36,26 +86,39 @@ impl Tlb {
 
     /// Counts a page that is missing; false if so many are that windows are not worth it.
     pub(crate) fn may_show_another(&mut self) -> bool {
-        let context = &mut self.contexts[self.current];
-        context.shows = context.shows.saturating_add(1);
-        !context.misses_too_much()
+        self.contexts[self.current].worth.show()
     }
 
-    /// Gives the current context's windows up, for good, if it is missing so many pages.
+    /// Gives the current context's windows up, for a time, if it is missing so many pages.
     pub(crate) fn weigh_windows(&mut self) {
-        let context = &mut self.contexts[self.current];
-        if context.misses_too_much() && !context.refuses_windows {
-            context.refuses_windows = true;
+        let worth = &mut self.contexts[self.current].worth;
+        if worth.misses_too_much() {
+            worth.refuse();
             self.forget_jumps(self.current);
             self.windows.disable(&mut self.areas, self.current);
         }
     }
 
-    /// Notes that code of the current context was found running; tells how often it was.
+    /// Notes that code of the current context was found running; tells how often it was since it may
+    /// have windows.
     pub(crate) fn count_sample(&mut self) -> u32 {
-        let samples = &mut self.contexts[self.current].samples;
-        *samples = samples.saturating_add(1);
-        *samples
+        self.contexts[self.current].worth.sample()
+    }
+
+    /// Names the program that runs in the current context, among all there ever were.
+    pub(crate) fn program(&self) -> u64 {
+        self.contexts[self.current].worth.program
+    }
+
+    /// The context is another program's from now on.
+    pub(super) fn begin_program(&mut self, index: usize) {
+        self.programs += 1;
+        self.contexts[index].worth = Worth::of(self.programs);
+    }
+
+    /// The current context's page tables lead to other code than before a flush: another program's.
+    pub(in crate::bus) fn another_program(&mut self) {
+        self.begin_program(self.current);
     }
 
     /// Opens the window of an address; false if it is open or cannot be.
