@@ -190,7 +190,9 @@ impl Tlb {
     fn prepare(&mut self, index: usize) {
         self.contexts[index].prepared = true;
         self.areas.tlb_mut(index)[0] = empty(0);
-        self.areas.jumps_mut(index)[0] = jumps::no_jump(0);
+        for place in jumps::NOT_ZERO {
+            self.areas.jumps_mut(index)[place] = jumps::no_jump(place);
+        }
         *self.areas.victim_generation(index) = 1;
         let links = self.areas.links_mut(index);
         links[..self.unlinked.len()].copy_from_slice(&self.unlinked);

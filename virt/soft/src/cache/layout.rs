@@ -5,6 +5,7 @@
 //! TLB        1024 entries of 32 bytes: read, write and fetch tag, host address of the page
 //! PRIVATE    what only this context has: the victims' generation
 //! JUMPS      65536 entries of 16 bytes: linear address, host code
+//!            (as many that stay empty)
 //! LINKS      host code for each branch that leaves its page
 //! VICTIMS    4096 entries like the TLB's, tags with the generation in their low bits
 //! WINDOWS    65536 entries of 8 bytes: what to add to an address in each 4 GiB of the guest's
@@ -30,15 +31,14 @@ pub(crate) const TLB_HOST: usize = 24;
 /// What only this context has.
 pub(crate) const PRIVATE: usize = TLB + TLB_ENTRIES * TLB_ENTRY;
 
-/// Entries of the jump cache.
+/// Entries of the jump cache: an address has that of its low 16 bits.
 pub(crate) const JUMP_ENTRIES: usize = 65536;
-/// An address's entry: its low bits, xor'ed with those this far up.
-pub(crate) const JUMP_SHIFT: u8 = 16;
 /// Where the jump cache begins.
 pub(crate) const JUMPS: usize = PRIVATE + 64;
 
-/// Where link slots begin.
-pub(crate) const LINKS: usize = JUMPS + JUMP_ENTRIES * 16;
+/// Where link slots begin. Behind the jump cache as many entries stay empty: they are looked at
+/// where the budget is spent.
+pub(crate) const LINKS: usize = JUMPS + 2 * JUMP_ENTRIES * 16;
 /// Branches that can have one: in big programs every 320 bytes of code that runs often (measured in
 /// cc1 and Linux), and more would leave code memory unused.
 pub(crate) const LINK_SLOTS: usize = 1 << 17;

@@ -44,8 +44,9 @@ struct Range {
     state: *mut NativeState,
 }
 
-/// What a kick takes off the budget: more than any budget.
-pub(crate) const KICKED: i64 = 1 << 60;
+/// What a kick takes off the budget: more than any budget, and no more than bits below 48 hold, by
+/// whose sign translated code knows (`translate::quiet`).
+pub(crate) const KICKED: i64 = 1 << 40;
 
 /// Whether a kick came since this budget was given.
 #[inline]

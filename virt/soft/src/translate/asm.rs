@@ -24,6 +24,7 @@ pub(crate) enum Mem {
 #[repr(u8)]
 pub(crate) enum Alu {
     And = 4,
+    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -404,6 +405,26 @@ impl Asm {
     /// ADD AL, 0x7F; SAHF.
     pub(crate) fn flags_from_ax(&mut self) {
         self.bytes.extend([0x04, 0x7f, 0x9e]);
+    }
+
+    /// JRCXZ to a place that is not known yet, less than 128 bytes away.
+    pub(crate) fn jrcxz(&mut self) -> Hole {
+        self.bytes.extend([0xe3, 0]);
+        Hole(self.bytes.len())
+    }
+
+    /// Completes a JRCXZ: it goes to here.
+    pub(crate) fn land_short(&mut self, hole: Hole) {
+        let distance = i8::try_from(self.here() - hole.0).expect("what it skips is short");
+        self.bytes[hole.0 - 1] = distance as u8;
+    }
+
+    /// Jumps to a place that is not known yet unless RCX is 0.
+    pub(crate) fn jump_unless_rcx_is_0(&mut self) -> Hole {
+        let goes_on = self.jrcxz();
+        let from = self.jmp();
+        self.land_short(goes_on);
+        from
     }
 
     /// Completes a jump: it goes to here.

@@ -7,12 +7,12 @@
 
 use super::asm::{Alu, Asm, Hole, Mem, cond};
 use super::emit::{Emitter, Stub};
-use super::facts::{Fact, gpr_of};
+use super::facts::{Fact, Kind, gpr_of};
 use super::flags::Place;
 use super::registers::{S0, S1, is_taken};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, JUMPS, LINKS};
+use crate::cache::layout::{JUMPS, LINKS};
 use crate::cache::state::at;
 
 const PAGE: std::ops::Range<i32> = 0..4096;
@@ -131,9 +131,14 @@ impl Emitter<'_> {
 
     /// Jcc rel.
     pub(super) fn branch(&mut self, index: usize, fact: &Fact, condition: u8) {
-        self.want_native();
-        self.settle();
-        self.spend(index + 1);
+        match self.late.take() {
+            Some(late) => self.end_late(late, index),
+            None => {
+                self.want_native();
+                self.settle();
+                self.spend(index + 1);
+            }
+        }
         let target = fact.ins.near_branch_target() as i64 as i32;
         let from = self.asm.jcc(condition);
         if self.source.path.is_none() && self.is_sure(target) {
@@ -221,6 +226,9 @@ impl Emitter<'_> {
 
     /// CALL r/m64.
     pub(super) fn call_indirect(&mut self, index: usize, fact: &Fact) {
+        if self.source.gates.windows {
+            return self.call_quietly(index, fact);
+        }
         self.load_target(index, fact);
         self.check_target(index);
         self.asm.store(Mem::Gs(at::TEMP), S0);
@@ -245,13 +253,13 @@ impl Emitter<'_> {
     pub(super) fn go_to_target(&mut self, index: usize, rsp_move: i32) {
         self.restore_names();
         self.settle();
+        if self.source.gates.windows {
+            return self.go_quietly(index, rsp_move);
+        }
         self.clobber_at_end();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
-        self.asm.mov(S1, S0);
-        self.asm.shr(S1, JUMP_SHIFT);
-        self.asm.rr(false, &[0x31], S0, S1);
-        self.asm.alu_imm(false, Alu::And, S1, JUMP_ENTRIES as i32 - 1);
+        self.asm.rr(false, &[0x0f, 0xb7], S1, S0);
         self.asm.shl(S1, 4);
         self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
         if self.is_cold {
@@ -263,11 +271,9 @@ impl Emitter<'_> {
             let from = self.asm.jcc(cond::NOT_EQUAL);
             self.stubs.push(Stub::Target { from, site });
         }
-        if !self.source.gates.windows {
-            // Also where this block does not use it: the target may lie in the lower half.
-            self.asm.alu_imm(true, Alu::And, S0, !0xfff);
-            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
-        }
+        // Also where this block does not use it: the target may lie in the lower half.
+        self.asm.alu_imm(true, Alu::And, S0, !0xfff);
+        self.asm.store(Mem::Gs(at::RIP_BASE), S0);
         let code = Mem::GsIndex(S1, JUMPS as i32 + 8);
         if matches!(self.place, Place::Native { .. }) {
             self.asm.jmp_mem(code);
@@ -276,6 +282,13 @@ impl Emitter<'_> {
         self.asm.load(S0, code);
         self.want_native();
         self.asm.jmp_reg(S0);
+    }
+
+    /// Whether the way out of the block looks at the budget by itself.
+    pub(super) fn polls_at_end(&self) -> bool {
+        let last = self.facts[self.facts.len() - 1].kind;
+        self.source.gates.windows
+            && matches!(last, Kind::JumpIndirect | Kind::CallIndirect | Kind::Return)
     }
 
     /// Frees the host's flags where no instruction of the block follows: the exits ask for them.
@@ -310,7 +323,7 @@ impl Emitter<'_> {
     }
 
     /// Completes a jump in line: it goes to here, out of line.
-    fn land_here(&mut self, from: Hole) {
+    pub(super) fn land_here(&mut self, from: Hole) {
         let here = i64::from(self.numbers.cold_place) + self.asm.here() as i64;
         self.other.land_far(from, here - i64::from(self.numbers.place));
     }
@@ -384,6 +397,11 @@ impl Emitter<'_> {
                     self.land_here(from);
                     self.jump_to(target);
                 }
+                Stub::Quiet { from, site, rcx, target } => {
+                    self.land_here(from);
+                    self.leave_quietly(site, rcx, target);
+                }
+                Stub::Late { from, site, kept } => self.leave_late(from, site, kept),
                 Stub::Unit { from, back, x87 } => {
                     self.land_here(from);
                     let shared = if x87 { self.shared.load_x87 } else { self.shared.load_vectors };

@@ -6,8 +6,10 @@ use super::asm::{Asm, Hole, cond};
 use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
 use super::group::{self, Groups};
+use super::late::Late;
 use super::leads::Leads;
 use super::path::{self, Path};
+use super::quiet::Rcx;
 use super::registers::BUDGET;
 use super::rename::Renaming;
 use super::site::{Link, Site, SiteKind};
@@ -117,6 +119,10 @@ pub(super) enum Stub {
     Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place, polled: bool, lag: i32 },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
+    /// Leaves with the flags where the site says, RCX being elsewhere.
+    Quiet { from: Hole, site: u32, rcx: Rcx, target: bool },
+    /// Leaves in front of a block's last branch.
+    Late { from: Hole, site: u32, kept: bool },
     /// Loads the vector (or x87) state, then comes back.
     Unit { from: Hole, back: usize, x87: bool },
 }
@@ -155,8 +161,10 @@ pub(super) struct Emitter<'a> {
     pub(super) stubs: Vec<Stub>,
     pub(super) vectors_ready: bool,
     pub(super) x87_ready: bool,
+    /// The comparison that waits for the block's last branch.
+    pub(super) late: Option<Late>,
     /// No instruction has changed the flags yet.
-    entry_flags: bool,
+    pub(super) entry_flags: bool,
     saves_entry: bool,
     /// The recipe of an instruction whose memory operand was kept for it.
     pub(super) copied: Option<Recipe>,
@@ -233,6 +241,7 @@ pub(crate) fn translate(
         stubs: std::mem::take(stubs),
         vectors_ready: false,
         x87_ready: false,
+        late: None,
         entry_flags: true,
         saves_entry: false,
         copied: None,
@@ -307,10 +316,14 @@ impl Emitter<'_> {
             self.check_second_page(host);
         }
         let count = self.facts.len();
-        let poll_at = poll_position(self.facts, false);
+        let poll_at = poll_position(self.facts, false).filter(|_| !self.polls_at_end());
         for index in 0..count {
             if poll_at == Some(index) {
-                self.poll(index);
+                match self.poll_late(index) {
+                    Some(true) => continue,
+                    Some(false) => {}
+                    None => self.poll(index),
+                }
             }
             self.instruction(index);
         }
@@ -461,7 +474,11 @@ impl Emitter<'_> {
         self.asm.add_quietly(BUDGET, -(count as i32));
     }
 
+    /// Looks at the budget before an instruction.
     pub(super) fn poll(&mut self, index: usize) {
+        if self.source.gates.windows && self.would_save(index) {
+            return self.poll_quietly(index);
+        }
         self.clobber(index);
         let site = self.site(SiteKind::Poll, index);
         self.asm.rr(true, &[0x85], BUDGET, BUDGET);

@@ -140,15 +140,25 @@ impl Emitter<'_> {
         let access = fact.access.expect("it has a memory operand");
         let data = self.data(index, Address::Operand(&fact.ins), false, access.size);
         let data = self.free_s1(data).mem();
-        match recipe.size {
-            1 => self.asm.rm(false, &[0x0f, 0xb6], S1, data),
-            2 => self.asm.rm(false, &[0x0f, 0xb7], S1, data),
-            4 => self.asm.load32(S1, data),
-            _ => self.asm.load(S1, data),
-        }
-        self.asm.store(Mem::Gs(at::KEPT), S1);
+        self.load_sized(recipe.size, S1, data);
+        self.keep_compared();
         self.compare_kept(recipe);
         self.copied = Some(recipe);
+    }
+
+    /// A register = so many bytes of memory.
+    pub(super) fn load_sized(&mut self, size: u8, to: u8, from: Mem) {
+        match size {
+            1 => self.asm.rm(false, &[0x0f, 0xb6], to, from),
+            2 => self.asm.rm(false, &[0x0f, 0xb7], to, from),
+            4 => self.asm.load32(to, from),
+            _ => self.asm.load(to, from),
+        }
+    }
+
+    /// Keeps the value in S1 of a memory operand that makes the flags.
+    pub(super) fn keep_compared(&mut self) {
+        self.asm.store(Mem::Gs(at::KEPT), S1);
     }
 
     /// The instruction's own bytes, or what says the same with other registers.

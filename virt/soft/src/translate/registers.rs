@@ -13,6 +13,8 @@ pub(crate) const BUDGET: u8 = 9;
 
 /// RSP.
 pub(crate) const RSP: u8 = 4;
+/// RCX.
+pub(crate) const RCX: u8 = 1;
 /// RAX.
 pub(crate) const RAX: u8 = 0;
 

@@ -14,7 +14,7 @@ use super::flags::Place;
 use super::registers::{BUDGET, RAX, S0, S1};
 use super::site::SiteKind;
 use crate::bus::peers::Side;
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT, JUMPS};
+use crate::cache::layout::JUMPS;
 use crate::cache::state::at;
 
 const RCX: u8 = 1;
@@ -164,10 +164,7 @@ fn arrive(asm: &mut Asm, side: Side, segments: i32) {
 /// the site behind that in S1.
 fn go(asm: &mut Asm) -> Hole {
     asm.add_quietly(BUDGET, -1);
-    asm.mov(RAX, S0);
-    asm.shr(RAX, JUMP_SHIFT);
-    asm.rr(false, &[0x31], S0, RAX);
-    asm.alu_imm(false, Alu::And, RAX, JUMP_ENTRIES as i32 - 1);
+    asm.rr(false, &[0x0f, 0xb7], RAX, S0);
     asm.shl(RAX, 4);
     asm.rm(true, &[0x3b], S0, Mem::GsIndex(RAX, JUMPS as i32));
     let missing = asm.jcc(cond::NOT_EQUAL);

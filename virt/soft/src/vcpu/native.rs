@@ -452,15 +452,14 @@ impl SoftVcpu {
     }
 
     pub(super) fn serve(&mut self, number: u32, site: &Site, rip: u64) -> Option<Exit> {
+        let spent = self.cpu.bus.tlb.state().budget < 0;
         match site.kind {
-            SiteKind::Poll => {
-                self.until_timer_check = 0;
-                if self.cpu.bus.retired >= self.next_sample {
-                    self.next_sample = self.cpu.bus.retired + SLICE;
-                    self.found_running(site.block, rip);
-                }
-                None
-            }
+            SiteKind::Poll => self.take_sample(site.block),
+            SiteKind::Target { .. } | SiteKind::Interpret if spent => self.take_sample(site.block),
+            _ => {}
+        }
+        match site.kind {
+            SiteKind::Poll => None,
             SiteKind::Hot => self.record_superblock(site.block, rip),
             SiteKind::Window { .. } => {
                 self.open_window_at(rip);
@@ -491,6 +490,15 @@ impl SoftVcpu {
             SiteKind::Access { .. } | SiteKind::Interpret | SiteKind::Trap => {
                 self.interpret_at(number)
             }
+        }
+    }
+
+    /// The budget was spent in a block.
+    fn take_sample(&mut self, block: u32) {
+        self.until_timer_check = 0;
+        if self.cpu.bus.retired >= self.next_sample {
+            self.next_sample = self.cpu.bus.retired + SLICE;
+            self.found_running(block);
         }
     }
 

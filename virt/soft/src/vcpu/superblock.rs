@@ -104,13 +104,15 @@ impl Heat {
 }
 
 impl SoftVcpu {
-    /// A block was found running when its budget was spent, at `rip`.
-    pub(super) fn found_running(&mut self, block: u32, rip: u64) {
+    /// A block was found running when its budget was spent.
+    pub(super) fn found_running(&mut self, block: u32) {
         if !self.may_use_windows() {
             return;
         }
         let key = self.native.as_ref().expect("it just ran").key(block);
-        let linear = rip & !0xfff | key.ram & 0xfff;
+        // Code that is not bound to its page notes it where it goes to another.
+        let page = key.page.unwrap_or_else(|| self.cpu.bus.tlb.state().rip_base);
+        let linear = page | key.ram & 0xfff;
         let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
         if self.cpu.bus.tlb.count_sample() == LASTING {
             self.cpu.bus.tlb.enable_windows();

@@ -8,18 +8,23 @@ use std::ops::{Range, RangeInclusive};
 
 use super::Tlb;
 use crate::cache::area::JumpEntry;
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT};
+use crate::cache::layout::JUMP_ENTRIES;
 use crate::cache::state::NativeState;
 
 #[inline(always)]
 fn jump_slot(linear: u64) -> usize {
-    (linear ^ linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
+    linear as usize % JUMP_ENTRIES
 }
+
+/// The entries in which a zero would be an address of theirs: address 0 has the first, and is looked
+/// for in the last as well where the budget is spent.
+pub(super) const NOT_ZERO: [usize; 2] = [0, JUMP_ENTRIES - 1];
 
 /// An address of another entry, as [`no_tag`].
 pub(super) fn no_jump(place: usize) -> JumpEntry {
-    JumpEntry { linear: u64::from(place == 0), code: 0 }
+    JumpEntry { linear: u64::from(NOT_ZERO.contains(&place)), code: 0 }
 }
+
 /// The slots that lead to a linear address, among a context's links.
 fn slots_at(linear: u64) -> RangeInclusive<(u64, u32)> {
     (linear, 0)..=(linear, u32::MAX)

@@ -1,0 +1,123 @@
+//! Polls and indirect branches that leave the flags alone, where accesses go through windows.
+//!
+//! A window's check costs no flags, so in such code it is the looks at the budget and at the jump
+//! cache that would have to save them. JRCXZ compares without them; RCX gives way for a moment:
+//!
+//! ```text
+//! mov   gs:[TEMP], rcx
+//! rorx  r11, r9, 48              0 while there is a budget, else 65535
+//! movzx r11d, r11w
+//! movzx ecx, r10w                the target's entry, ...
+//! lea   r11, [r11 + rcx]         ... or one beyond the table that no target has
+//! lea   r11, [r11 + r11]
+//! mov   rcx, gs:[r11*8 + JUMPS]
+//! not   rcx
+//! lea   rcx, [rcx + r10 + 1]     target - the entry's
+//! jrcxz known
+//! ```
+
+use super::asm::{Hole, Mem};
+use super::emit::{Emitter, Stub};
+use super::facts::Fact;
+use super::flags::{Place, serves};
+use super::registers::{BUDGET, RCX, S0, S1};
+use super::site::SiteKind;
+use crate::cache::layout::JUMPS;
+use crate::cache::state::at;
+
+/// Where the guest's RCX is meanwhile.
+#[derive(Clone, Copy)]
+pub(super) enum Rcx {
+    S1,
+    Temp,
+}
+
+impl Emitter<'_> {
+    /// Whether the flags would have to be saved before the host may use its own.
+    pub(super) fn would_save(&self, index: usize) -> bool {
+        match self.place {
+            Place::Native { recipe, saved: false } => {
+                !recipe.is_some_and(|recipe| serves(recipe, self.facts, index))
+            }
+            _ => false,
+        }
+    }
+
+    /// Looks at the budget before an instruction, the flags being only in the host's.
+    pub(super) fn poll_quietly(&mut self, index: usize) {
+        let site = self.site(SiteKind::Poll, index);
+        self.asm.mov(S1, RCX);
+        self.asm.rorx(RCX, BUDGET, 48);
+        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+        let from = self.asm.jump_unless_rcx_is_0();
+        self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::S1, target: false });
+        self.asm.mov(RCX, S1);
+    }
+
+    /// Goes to the linear address in S0 by way of the jump cache.
+    pub(super) fn go_quietly(&mut self, index: usize, rsp_move: i32) {
+        self.want_native();
+        let offset = self.facts[index].offset;
+        let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
+        if self.is_cold {
+            let known = self.probe();
+            self.leave_quietly(site, Rcx::Temp, true);
+            self.asm.land_short(known);
+        } else {
+            self.probe_or_leave(site, true);
+        }
+        self.asm.load(RCX, Mem::Gs(at::TEMP));
+        self.asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 8));
+    }
+
+    /// CALL r/m64. An address that the jump cache has is canonical, so the call does not fail for it.
+    pub(super) fn call_quietly(&mut self, index: usize, fact: &Fact) {
+        self.load_target(index, fact);
+        let site = self.site(SiteKind::Interpret, index);
+        self.probe_or_leave(site, false);
+        self.asm.load(S0, Mem::Table(S1, JUMPS as i32 + 8));
+        self.asm.load(RCX, Mem::Gs(at::TEMP));
+        self.asm.store(Mem::Gs(at::TARGET), S0);
+        self.push_return(index, fact);
+        self.move_rsp(-self.word());
+        self.want_native();
+        self.settle();
+        self.spend(index + 1);
+        self.asm.jmp_mem(Mem::Gs(at::TARGET));
+    }
+
+    /// Looks S0 up; `known` is where S1 * 8 leads to its entry.
+    fn probe(&mut self) -> Hole {
+        self.stood = None;
+        self.asm.store(Mem::Gs(at::TEMP), RCX);
+        self.asm.rorx(S1, BUDGET, 48);
+        self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
+        self.asm.rr(false, &[0x0f, 0xb7], RCX, S0);
+        self.asm.lea(true, S1, Some(S1), Some((RCX, 0)), 0);
+        self.asm.lea(true, S1, Some(S1), Some((S1, 0)), 0);
+        self.asm.load(RCX, Mem::Table(S1, JUMPS as i32));
+        self.asm.not(RCX);
+        self.asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
+        self.asm.jrcxz()
+    }
+
+    fn probe_or_leave(&mut self, site: u32, target: bool) {
+        let known = self.probe();
+        let from = self.asm.jmp();
+        self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp, target });
+        self.asm.land_short(known);
+    }
+
+    /// Out of line: leaves at a site, whose target is in S0 if it has one.
+    pub(super) fn leave_quietly(&mut self, site: u32, rcx: Rcx, target: bool) {
+        match rcx {
+            Rcx::S1 => self.asm.mov(RCX, S1),
+            Rcx::Temp => self.asm.load(RCX, Mem::Gs(at::TEMP)),
+        }
+        if target {
+            self.asm.store(Mem::Gs(at::TARGET), S0);
+        }
+        let flags = self.sites[(site - self.numbers.first_site) as usize].flags;
+        self.go_out(site, matches!(flags, Place::Native { .. }));
+    }
+}
