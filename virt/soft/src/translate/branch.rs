@@ -9,7 +9,7 @@ use super::asm::{Alu, Asm, Hole, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::facts::{Fact, Kind, gpr_of};
 use super::flags::Place;
-use super::registers::{S0, S1, is_taken};
+use super::registers::{RCX, S0, S1, is_taken};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::{JUMPS, LINKS};
@@ -253,7 +253,8 @@ impl Emitter<'_> {
     pub(super) fn go_to_target(&mut self, index: usize, rsp_move: i32) {
         self.restore_names();
         self.settle();
-        if self.source.gates.windows {
+        let unsaved = matches!(self.place, Place::Native { recipe: None, saved: false });
+        if self.source.gates.windows && (self.source.path.is_none() || unsaved) {
             return self.go_quietly(index, rsp_move);
         }
         self.clobber_at_end();
@@ -271,9 +272,11 @@ impl Emitter<'_> {
             let from = self.asm.jcc(cond::NOT_EQUAL);
             self.stubs.push(Stub::Target { from, site });
         }
-        // Also where this block does not use it: the target may lie in the lower half.
-        self.asm.alu_imm(true, Alu::And, S0, !0xfff);
-        self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        if !self.source.gates.windows {
+            // Also where this block does not use it: the target may lie in the lower half.
+            self.asm.alu_imm(true, Alu::And, S0, !0xfff);
+            self.asm.store(Mem::Gs(at::RIP_BASE), S0);
+        }
         let code = Mem::GsIndex(S1, JUMPS as i32 + 8);
         if matches!(self.place, Place::Native { .. }) {
             self.asm.jmp_mem(code);
@@ -292,7 +295,7 @@ impl Emitter<'_> {
     }
 
     /// Frees the host's flags where no instruction of the block follows: the exits ask for them.
-    fn clobber_at_end(&mut self) {
+    pub(super) fn clobber_at_end(&mut self) {
         let Place::Native { recipe, saved } = self.place else { return };
         self.place = match recipe {
             _ if saved => Place::Saved,
@@ -389,6 +392,9 @@ impl Emitter<'_> {
                 }
                 Stub::Elsewhere { from, index, rsp_move, place, polled, lag } => {
                     self.land_here(from);
+                    if matches!(place, Place::Native { .. }) {
+                        self.asm.mov(RCX, S1);
+                    }
                     self.lag = lag;
                     self.place = place;
                     self.elsewhere(index, rsp_move, polled);

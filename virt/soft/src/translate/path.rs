@@ -8,11 +8,11 @@
 
 use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 
-use super::asm::{Alu, Mem, cond};
+use super::asm::{Alu, Hole, Mem, cond};
 use super::emit::{Emitter, Source, Stub, poll_position};
 use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
-use super::registers::{BUDGET, S0, S1};
+use super::registers::{BUDGET, RCX, S0, S1};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
 use crate::cache::layout::LINKS;
@@ -246,9 +246,26 @@ impl Emitter<'_> {
 
     /// Leaves unless the target in S0 is where the path goes on; then moves RSP.
     fn expect(&mut self, index: usize, follows: i32, rsp_move: i32) {
-        self.clobber(index);
         let page = self.source.page.expect("paths are bound to addresses");
         let expected = page.wrapping_add(follows as i64 as u64);
+        let from = if self.source.gates.windows && self.would_save(index) {
+            self.differs_quietly(expected)
+        } else {
+            self.clobber(index);
+            self.differs(expected)
+        };
+        let (place, polled, lag) = (self.place, self.polled, self.lag);
+        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled, lag });
+        if matches!(self.place, Place::Native { .. }) {
+            self.asm.mov(RCX, S1);
+        }
+        if rsp_move != 0 {
+            self.move_stack(rsp_move);
+        }
+    }
+
+    /// Jumps if S0 is another address; changes the flags.
+    fn differs(&mut self, expected: u64) -> Hole {
         match i32::try_from(expected as i64) {
             Ok(short) => self.asm.alu_imm(true, Alu::Cmp, S0, short),
             Err(_) => {
@@ -256,12 +273,7 @@ impl Emitter<'_> {
                 self.asm.rr(true, &[0x39], S1, S0);
             }
         }
-        let from = self.asm.jcc(cond::NOT_EQUAL);
-        let (place, polled, lag) = (self.place, self.polled, self.lag);
-        self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled, lag });
-        if rsp_move != 0 {
-            self.move_stack(rsp_move);
-        }
+        self.asm.jcc(cond::NOT_EQUAL)
     }
 
     /// Out of line: looks at the budget where a path is left before it did, with the flags in the
@@ -287,6 +299,7 @@ impl Emitter<'_> {
         self.spend(index + 1);
         let offset = self.facts[index].offset;
         if !polled {
+            self.clobber_at_end();
             let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
             self.asm.rr(true, &[0x85], BUDGET, BUDGET);
             let goes_on = self.asm.jcc(cond::NOT_SIGN);
@@ -300,7 +313,7 @@ impl Emitter<'_> {
         let link = self.numbers.first_link + self.links.len() as u32;
         let site = self.site_at(SiteKind::Elsewhere { link, rsp_move }, offset, 0);
         self.asm.store(Mem::Gs(at::TARGET), S0);
-        self.go_out(site, false);
+        self.go_out(site, matches!(self.place, Place::Native { .. }));
         let through = self.base() + self.asm.here() as u32;
         self.links.push(Link { site, patch: None, slot: Some(slot), stub, through, recipe: None });
         self.go_to_target(index, rsp_move);

@@ -54,6 +54,19 @@ impl Emitter<'_> {
         self.asm.mov(RCX, S1);
     }
 
+    /// Jumps if S0 is another address; RCX is in S1 both there and behind.
+    pub(super) fn differs_quietly(&mut self, expected: u64) -> Hole {
+        self.asm.mov(S1, RCX);
+        match i32::try_from(expected.wrapping_neg() as i64) {
+            Ok(short) => self.asm.lea(true, RCX, Some(S0), None, short),
+            Err(_) => {
+                self.asm.constant(RCX, expected.wrapping_neg());
+                self.asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 0);
+            }
+        }
+        self.asm.jump_unless_rcx_is_0()
+    }
+
     /// Goes to the linear address in S0 by way of the jump cache.
     pub(super) fn go_quietly(&mut self, index: usize, rsp_move: i32) {
         self.want_native();
