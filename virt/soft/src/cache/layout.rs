@@ -31,8 +31,10 @@ pub(crate) const TLB_HOST: usize = 24;
 /// What only this context has.
 pub(crate) const PRIVATE: usize = TLB + TLB_ENTRIES * TLB_ENTRY;
 
-/// Entries of the jump cache: an address has that of its low 16 bits.
+/// Entries of the jump cache.
 pub(crate) const JUMP_ENTRIES: usize = 65536;
+/// An address's entry: its low 16 bits plus those this far up.
+pub(crate) const JUMP_SHIFT: u8 = 16;
 /// Where the jump cache begins.
 pub(crate) const JUMPS: usize = PRIVATE + 64;
 

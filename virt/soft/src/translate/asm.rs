@@ -1,6 +1,8 @@
 //! An emitter for the host instructions around the guest's own (SDM vol. 2, chapter 2).
 //!
-//! Registers are numbers in encoding order. Nothing here knows about guests.
+//! Registers are numbers in encoding order. Nothing here knows about guests but where jumps are looked up.
+
+use crate::cache::layout::JUMP_SHIFT;
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -450,6 +452,15 @@ impl Asm {
     /// WRGSBASE.
     pub(crate) fn write_gs_base(&mut self, register: u8) {
         self.bytes.extend([0xf3, 0x48 | register >> 3, 0x0f, 0xae, 0xd8 | register & 7]);
+    }
+
+    /// A register, which holds the same address as another one = place of its entry in the jump
+    /// cache; changes the flags.
+    pub(crate) fn jump_entry(&mut self, register: u8, address: u8) {
+        self.shr(register, JUMP_SHIFT);
+        self.rr(false, &[0x01], address, register);
+        self.rr(false, &[0x0f, 0xb7], register, register);
+        self.shl(register, 4);
     }
 
     /// Jumps where an address is not canonical; changes the register.

@@ -260,8 +260,8 @@ impl Emitter<'_> {
         self.clobber_at_end();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
-        self.asm.rr(false, &[0x0f, 0xb7], S1, S0);
-        self.asm.shl(S1, 4);
+        self.asm.mov(S1, S0);
+        self.asm.jump_entry(S1, S0);
         self.asm.rm(true, &[0x3b], S0, Mem::GsIndex(S1, JUMPS as i32));
         if self.is_cold {
             let known = self.asm.jcc(cond::EQUAL);

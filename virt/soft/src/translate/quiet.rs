@@ -5,9 +5,11 @@
 //!
 //! ```text
 //! mov   gs:[TEMP], rcx
+//! rorx  r11, r10, 16             the target's entry, ...
+//! lea   ecx, [r10 + r11]
+//! movzx ecx, cx
 //! rorx  r11, r9, 48              0 while there is a budget, else 65535
 //! movzx r11d, r11w
-//! movzx ecx, r10w                the target's entry, ...
 //! lea   r11, [r11 + rcx]         ... or one beyond the table that no target has
 //! lea   r11, [r11 + r11]
 //! mov   rcx, gs:[r11*8 + JUMPS]
@@ -22,7 +24,7 @@ use super::facts::Fact;
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::site::SiteKind;
-use crate::cache::layout::JUMPS;
+use crate::cache::layout::{JUMP_SHIFT, JUMPS};
 use crate::cache::state::at;
 
 /// Where the guest's RCX is meanwhile.
@@ -103,9 +105,11 @@ impl Emitter<'_> {
     fn probe(&mut self) -> Hole {
         self.stood = None;
         self.asm.store(Mem::Gs(at::TEMP), RCX);
+        self.asm.rorx(S1, S0, JUMP_SHIFT);
+        self.asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
+        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
         self.asm.rorx(S1, BUDGET, 48);
         self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
-        self.asm.rr(false, &[0x0f, 0xb7], RCX, S0);
         self.asm.lea(true, S1, Some(S1), Some((RCX, 0)), 0);
         self.asm.lea(true, S1, Some(S1), Some((S1, 0)), 0);
         self.asm.load(RCX, Mem::Table(S1, JUMPS as i32));

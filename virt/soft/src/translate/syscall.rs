@@ -164,8 +164,8 @@ fn arrive(asm: &mut Asm, side: Side, segments: i32) {
 /// the site behind that in S1.
 fn go(asm: &mut Asm) -> Hole {
     asm.add_quietly(BUDGET, -1);
-    asm.rr(false, &[0x0f, 0xb7], RAX, S0);
-    asm.shl(RAX, 4);
+    asm.mov(RAX, S0);
+    asm.jump_entry(RAX, S0);
     asm.rm(true, &[0x3b], S0, Mem::GsIndex(RAX, JUMPS as i32));
     let missing = asm.jcc(cond::NOT_EQUAL);
     asm.alu_imm(true, Alu::And, S0, !0xfff);

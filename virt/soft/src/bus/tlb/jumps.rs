@@ -8,12 +8,12 @@ use std::ops::{Range, RangeInclusive};
 
 use super::Tlb;
 use crate::cache::area::JumpEntry;
-use crate::cache::layout::JUMP_ENTRIES;
+use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT};
 use crate::cache::state::NativeState;
 
 #[inline(always)]
 fn jump_slot(linear: u64) -> usize {
-    linear as usize % JUMP_ENTRIES
+    linear.wrapping_add(linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
 }
 
 /// The entries in which a zero would be an address of theirs: address 0 has the first, and is looked
@@ -119,9 +119,11 @@ impl Tlb {
     /// Notes that code of a page of RAM runs at a linear page of the current context.
     fn code_runs_at(&mut self, linear: u64, ram: u64) {
         let context = &mut self.contexts[self.current];
-        if context.code.get(&linear).is_some_and(|&before| before != ram) {
+        match context.code.get(&linear) {
+            Some(&before) if before == ram => return,
             // What is found by its page of RAM must be all that leads there.
-            self.forget_page_jumps(self.current, linear);
+            Some(_) => self.forget_page_jumps(self.current, linear),
+            None => {}
         }
         self.look_for_alias(linear, ram);
         let context = &mut self.contexts[self.current];
