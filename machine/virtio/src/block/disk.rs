@@ -4,27 +4,11 @@ use std::fmt::Debug;
 
 use thiserror::Error;
 
-/// A disk could not do what was asked; the guest gets VIRTIO_BLK_S_IOERR.
+/// A disk could not do what was asked; the guest gets VIRTIO_BLK_S_IOERR. Why is for whoever runs
+/// the machine: the disk tells them itself.
 #[derive(Debug, Error)]
-pub enum DiskError {
-    /// It is attached read-only.
-    #[error("the disk is read-only")]
-    ReadOnly,
-    /// The host failed.
-    #[error("cannot {what} at byte {offset}")]
-    Host {
-        /// Read, write, flush, discard.
-        what: &'static str,
-        /// Where.
-        offset: u64,
-        /// What it said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The image's own format is damaged there.
-    #[error("the disk image is damaged: {0}")]
-    Damaged(String),
-}
+#[error("the disk failed")]
+pub struct DiskError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A disk. Offsets and lengths are bytes, multiples of 512, within [`Disk::capacity`]: the caller
 /// has seen to it. May be called from several threads at once, and may wait.

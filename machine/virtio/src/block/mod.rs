@@ -5,7 +5,6 @@
 //! not negotiate FLUSH has its writes on the disk before it hears of them.
 
 mod disk;
-mod raw;
 mod request;
 
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::Broken;
 use crate::worker::Waker;
 pub use disk::{Disk, DiskError};
-pub use raw::{RawError, RawFile};
 use request::Requests;
 
 /// Bytes of a sector.

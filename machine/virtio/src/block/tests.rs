@@ -1,4 +1,4 @@
-//! Requests on a disk in memory that can be made to fail, and raw images.
+//! Requests on a disk in memory that can be made to fail.
 
 use std::sync::Mutex;
 
@@ -28,7 +28,7 @@ impl Memory {
     fn call(&self, what: &'static str, offset: u64, length: u64) -> Result<(), DiskError> {
         self.calls.lock().expect("not poisoned").push((what, offset, length));
         match self.fails {
-            true => Err(DiskError::Damaged("as the test wants it".into())),
+            true => Err(DiskError("as the test wants it".into())),
             false => Ok(()),
         }
     }
@@ -226,54 +226,4 @@ fn the_configuration_tells_capacity_and_limits() {
     let mut far = [0xff; 8];
     block.config_read(u64::MAX - 3, &mut far);
     assert_eq!(far, [0; 8]);
-}
-
-fn image(size: u64) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("a temporary directory");
-    file.as_file().set_len(size).expect("a temporary directory");
-    file
-}
-
-#[test]
-fn an_image_is_locked_while_it_is_open() {
-    let file = image(4096);
-    let first = RawFile::open(file.path(), false).expect("a sound image");
-    for read_only in [false, true] {
-        let second = RawFile::open(file.path(), read_only).expect_err("it is locked");
-        assert!(second.to_string().contains(",ro"), "{second}");
-    }
-    drop(first);
-    let readers = [(); 2].map(|()| RawFile::open(file.path(), true).expect("readers share it"));
-    assert!(matches!(RawFile::open(file.path(), false), Err(RawError::Locked(_))));
-    assert!(readers[0].write_at(0, &[1; 512]).is_err());
-    drop(readers);
-    RawFile::open(file.path(), false).expect("nobody has it any more");
-}
-
-#[test]
-fn what_is_no_disk_is_refused_with_what_to_do() {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let said =
-        |path: &std::path::Path| RawFile::open(path, true).expect_err("it is no disk").to_string();
-    assert!(said(&folder.path().join("none")).contains("truncate -s 1G"));
-    assert!(said(folder.path()).contains("neither a file nor a block device"));
-    assert!(said(image(0).path()).contains("0 bytes"));
-    assert!(said(image(513).path()).contains("%512"));
-}
-
-#[test]
-fn an_image_keeps_what_is_written_and_forgets_what_is_zeroed() {
-    let file = image(1 << 20);
-    let disk = RawFile::open(file.path(), false).expect("a sound image");
-    disk.write_at(0, &[7; 65536]).expect("a temporary file takes bytes");
-    for (offset, may_unmap) in [(4096, true), (8192, false)] {
-        disk.write_zeroes(offset, 4096, may_unmap).expect("a temporary file takes zeroes");
-    }
-    disk.discard(16384, 4096).expect("a temporary file takes discards");
-    disk.flush().expect("a temporary file is flushed");
-    let bytes = std::fs::read(file.path()).expect("it is there");
-    assert_eq!(bytes.len(), 1 << 20, "ranges change no size");
-    assert!(bytes[..4096] == [7; 4096] && bytes[4096..12288] == [0; 8192] && bytes[12288] == 7);
-    let mut back = [0; 512];
-    assert!(disk.read_at(1 << 20, &mut back).is_err());
 }

@@ -21,13 +21,12 @@ use machine::{
 use memory::GuestMemory;
 use rustix::time::{ClockId, clock_gettime};
 
-use virtio::block::Disk;
-
 use super::choose::{EngineKind, KvmVerdict};
 use super::config::Effective;
 use super::error::RunError;
 use super::fixed_input::FixedInput;
 use super::outbox::Outbox;
+use crate::disk::Disk;
 use crate::source::FileSource;
 
 /// How the machine ended.
@@ -37,7 +36,7 @@ pub(super) type End = machine::Outcome;
 pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
-    pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) disks: Vec<Disk>,
     /// All its input, if that is known.
     pub(super) input: Option<Vec<u8>>,
 }
@@ -157,7 +156,7 @@ pub(super) fn assemble(
     let engine = new_engine(effective, memory.clone(), time.clone())?;
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
     let mut config = machine_config(effective, outbox, input.clone(), time)?;
-    config.virtio = super::disks::devices(effective, files.disks);
+    config.virtio = super::disks::devices(effective, files.disks, outbox);
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });

@@ -110,7 +110,10 @@ pub enum RunError {
     },
     /// A disk image cannot be attached.
     #[error(transparent)]
-    Disk(#[from] virtio::block::RawError),
+    Disk(#[from] crate::disk::DiskError),
+    /// `-d` with a directory.
+    #[error("{path} is a directory, not a disk image: `--share {path}` shows it to the guest as one", path = .0.display())]
+    FolderAsDisk(PathBuf),
     /// The initrd was there, and could not be written into the guest's memory.
     #[error("cannot load the initrd")]
     Initrd(#[source] Box<dyn std::error::Error + Send + Sync>),

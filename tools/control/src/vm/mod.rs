@@ -18,7 +18,8 @@ mod session;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
-pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
+pub use config::{Deterministic, Effective, RunConfig};
+pub use disks::{Access, DiskConfig};
 pub use error::RunError;
 pub use machine::EventDigest;
 pub use outbox::Controls;

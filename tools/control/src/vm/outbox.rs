@@ -14,6 +14,8 @@ use protocol::WindowSize;
 const MOST: usize = 256 * 1024;
 /// Bytes of standard input that wait for the guest.
 const MOST_INPUT: usize = 64 * 1024;
+/// Sentences that wait for the run loop.
+const MOST_TROUBLES: usize = 64;
 /// How long the run loop lets bytes gather before it takes them.
 const GATHER: Duration = Duration::from_micros(500);
 
@@ -31,6 +33,7 @@ pub(super) struct Taken<E> {
     pub(super) console: Vec<u8>,
     pub(super) session: Vec<u8>,
     pub(super) wishes: Vec<Wish>,
+    pub(super) troubles: Vec<String>,
     pub(super) ended: Option<E>,
 }
 
@@ -41,6 +44,7 @@ struct State<E> {
     input: VecDeque<u8>,
     input_ended: bool,
     wishes: Vec<Wish>,
+    troubles: Vec<String>,
     ended: Option<E>,
     /// Input came; the run loop shall look.
     stirred: bool,
@@ -63,6 +67,7 @@ impl<E> Outbox<E> {
             input: VecDeque::new(),
             input_ended: false,
             wishes: Vec::new(),
+            troubles: Vec::new(),
             ended: None,
             stirred: false,
             closed: false,
@@ -101,6 +106,15 @@ impl<E> Outbox<E> {
         }
     }
 
+    /// A sentence for the user; beyond [`MOST_TROUBLES`] that wait, the last ones are dropped.
+    pub(super) fn push_trouble(&self, text: String) {
+        let mut state = self.lock();
+        if state.troubles.len() < MOST_TROUBLES && !state.closed {
+            state.troubles.push(text);
+            self.something.notify_all();
+        }
+    }
+
     /// The guest has room for input again.
     pub(super) fn stir(&self) {
         self.lock().stirred = true;
@@ -124,7 +138,8 @@ impl<E> Outbox<E> {
                 std::thread::sleep(GATHER);
                 state = self.lock();
             }
-            if bytes || state.stirred || state.ended.is_some() || !state.wishes.is_empty() {
+            let words = !state.wishes.is_empty() || !state.troubles.is_empty();
+            if bytes || state.stirred || state.ended.is_some() || words {
                 break;
             }
             let now = Instant::now();
@@ -143,6 +158,7 @@ impl<E> Outbox<E> {
             console: std::mem::take(&mut state.console),
             session: std::mem::take(&mut state.session),
             wishes: std::mem::take(&mut state.wishes),
+            troubles: std::mem::take(&mut state.troubles),
             ended: state.ended.take(),
         }
     }
@@ -259,10 +275,12 @@ mod tests {
         outbox.push_session(b"b");
         outbox.push_console(b"c");
         controls.signal(2);
+        outbox.push_trouble("it broke".into());
         outbox.end(5);
         outbox.end(6);
         let taken = outbox.take(None);
         assert_eq!((taken.console, taken.session), (b"ac".to_vec(), b"b".to_vec()));
+        assert_eq!(taken.troubles, ["it broke"]);
         assert_eq!((taken.wishes, taken.ended), (vec![Wish::Signal(2)], Some(5)));
         let none = outbox.take(Some(Instant::now() + Duration::from_millis(5)));
         assert!(none.console.is_empty() && none.ended.is_none());

@@ -52,7 +52,7 @@ impl Vm {
     pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
-        let disks = super::disks::open(&config.disks)?;
+        let (disks, disk_configs) = super::disks::open(&config.disks)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
         let engine = choose::choose(config.engine, config.deterministic.is_some())?;
         let cpus = config.cpus(engine.kind)?;
@@ -71,7 +71,7 @@ impl Vm {
             },
             append: config.append.clone(),
             initrd: config.initrd.clone(),
-            disks: config.disks.clone(),
+            disks: disk_configs,
             timeout: config.timeout,
             command: config.command.clone(),
             verbose: config.verbose,
@@ -232,6 +232,7 @@ impl Loop<'_> {
                 self.console.push(&taken.console);
                 events(Event::Console(taken.console));
             }
+            taken.troubles.into_iter().for_each(|text| events(Event::Trouble(text)));
             self.session_bytes(&taken.session, events);
             if let Some(outcome) = taken.wishes.into_iter().find_map(|wish| self.wish(wish)) {
                 return outcome;
