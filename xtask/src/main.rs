@@ -101,6 +101,8 @@ enum Chore {
 enum BenchOf {
     /// Times workloads natively, in QEMU TCG and in roof, between console markers
     Cpu(cpu::Options),
+    /// Times reads and writes of a virtio disk in QEMU TCG and in roof
+    Disk(bench::disk::Options),
 }
 
 fn main() -> Result<()> {
@@ -119,6 +121,7 @@ fn main() -> Result<()> {
             }
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
+        Chore::Bench { of: Some(BenchOf::Disk(options)), .. } => bench::disk::run(&root, &options),
         Chore::Soak(options) => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;

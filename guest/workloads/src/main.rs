@@ -4,6 +4,7 @@
 //! Invariant: a workload's result depends on its amount of work alone, never on the machine, so
 //! that native, peer and our own CPU can be held against each other.
 
+mod block;
 mod catalogue;
 mod dispatch;
 mod float;
@@ -24,6 +25,7 @@ const USAGE: &str = "\
 usage: oneroof-workloads list               names of all workloads
        oneroof-workloads NAME [AMOUNT]      run one, print its checksum
        oneroof-workloads generate KIND AMOUNT   text, c or sql on standard output
+       oneroof-workloads block DEVICE ...   reads or writes past the page cache
        oneroof-workloads run PLAN           run a plan in the current directory
 as process 1: mounts what it needs, runs /bench/plan in /bench, powers off";
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
                     .map_err(|error| error.to_string())
             })
         }
+        ["block", words @ ..] => block::run(words).map(|sum| println!("{sum:016x}")),
         ["run", plan] => runner::run_file(plan, &mut std::io::stdout()),
         [name] => return one(name, None),
         [name, amount] => return one(name, Some(amount)),

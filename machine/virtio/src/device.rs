@@ -5,6 +5,8 @@
 //! alone. Invariant: a handler lives from DRIVER_OK to the next reset and sees only the queues the
 //! driver enabled.
 
+use std::sync::Arc;
+
 use crate::queue::{Broken, Chain, Queue};
 use crate::worker::Waker;
 
@@ -62,7 +64,21 @@ pub trait Handler: Send {
     /// # Errors
     /// The guest broke a rule: the device stops, and needs a reset.
     fn process(&mut self, queues: &mut Queues) -> Result<(), Broken>;
+
+    /// The host is still at work on buffers of the guest's: to drop the handler is to wait for it.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Ends a wait for the host in `process`, which is then called again; `None` if there is no such
+    /// wait.
+    fn alarm(&self) -> Option<Alarm> {
+        None
+    }
 }
+
+/// Ends a wait; from any thread.
+pub type Alarm = Arc<dyn Fn() + Send + Sync>;
 
 /// A device's queues while it is active.
 #[derive(Debug)]
@@ -103,6 +119,11 @@ impl Queues {
         self.more |= queue.arm_doorbell();
         self.signal(index);
         Ok(())
+    }
+
+    /// The handler is to be called again without anybody asking.
+    pub fn go_on(&mut self) {
+        self.more = true;
     }
 
     /// For those that push by themselves: tells the driver when the handler returns, if it wants to

@@ -20,7 +20,7 @@ mod rng;
 mod signals;
 mod worker;
 
-pub use device::{Device, Handler, Kind, Queues};
+pub use device::{Alarm, Device, Handler, Kind, Queues};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};

@@ -30,7 +30,7 @@ pub fn virtio(data: &[u8]) {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("128 KiB can be had"));
     let disk = Arc::new(Small { bytes: Mutex::new(vec![0; CAPACITY as usize]) });
     let line = Arc::new(Line::default());
-    let block = Box::new(Block::new(disk, "hostile"));
+    let block = Box::new(Block::new(disk, "hostile", 1));
     let mut function = VirtioPci::new(block, memory.clone(), line.clone(), true);
     let mut cursor = Cursor::new(data);
     let setting = cursor.u8();

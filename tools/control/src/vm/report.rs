@@ -27,6 +27,8 @@ pub enum Event {
     Notice(String),
     /// A sentence about something of the host's that failed under the guest, and what to do.
     Trouble(String),
+    /// A sentence about how something is done, for those who look closely.
+    Detail(String),
     /// The command has been started in the guest.
     Started,
 }

@@ -232,7 +232,7 @@ impl Loop<'_> {
                 self.console.push(&taken.console);
                 events(Event::Console(taken.console));
             }
-            taken.troubles.into_iter().for_each(|text| events(Event::Trouble(text)));
+            taken.words.into_iter().for_each(&mut *events);
             self.session_bytes(&taken.session, events);
             if let Some(outcome) = taken.wishes.into_iter().find_map(|wish| self.wish(wish)) {
                 return outcome;

@@ -4,19 +4,35 @@
 //! what to do.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use virtio::block;
+use memory::GuestMemory;
+use virtio::{Alarm, block};
 
 use crate::disk::{Disk, DiskError};
 
-/// Is told sentences for the user.
-pub(super) type Tell = Box<dyn Fn(String) + Send + Sync>;
+/// What the user may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Something failed, and what to do.
+    Trouble(String),
+    /// How something is done.
+    Detail(String),
+}
+
+/// Is told.
+pub(super) type Tell = Box<dyn Fn(Told) + Send + Sync>;
 
 /// An image in use by a guest.
 pub(super) struct Attached {
-    disk: Disk,
-    /// Its name in the guest: vda.
+    disk: Arc<Disk>,
+    trouble: Arc<Trouble>,
+}
+
+/// Tells the user of errors, once.
+struct Trouble {
+    /// The disk's name in the guest: vda.
     name: String,
     tell: Tell,
     told: AtomicBool,
@@ -24,20 +40,56 @@ pub(super) struct Attached {
 
 impl Attached {
     pub(super) fn new(disk: Disk, name: String, tell: Tell) -> Self {
-        Self { disk, name, tell, told: AtomicBool::new(false) }
+        let trouble = Arc::new(Trouble { name, tell, told: AtomicBool::new(false) });
+        Self { disk: Arc::new(disk), trouble }
     }
 
+    fn told(&self, done: Result<(), DiskError>) -> Result<(), block::DiskError> {
+        self.trouble.told(done)
+    }
+}
+
+impl Trouble {
     fn told(&self, done: Result<(), DiskError>) -> Result<(), block::DiskError> {
         done.map_err(|error| {
             if !self.told.swap(true, Ordering::Relaxed) {
                 let name = &self.name;
-                (self.tell)(format!(
-                    "{}: the guest gets I/O errors of its {name} (told once)",
-                    sentence(&error)
-                ));
+                let text = sentence(&error);
+                (self.tell)(Told::Trouble(format!(
+                    "{text}: the guest gets I/O errors of its {name} (told once)"
+                )));
             }
             block::DiskError(error.into())
         })
+    }
+}
+
+/// Many requests at a time.
+struct AttachedLane {
+    lane: disk::Lane,
+    trouble: Arc<Trouble>,
+}
+
+impl block::Lane for AttachedLane {
+    fn read(&mut self, tag: u32, offset: u64, pieces: block::Pieces) {
+        self.lane.read(tag, offset, pieces);
+    }
+
+    fn write(&mut self, tag: u32, offset: u64, pieces: block::Pieces) {
+        self.lane.write(tag, offset, pieces);
+    }
+
+    fn flush(&mut self, tag: u32) {
+        self.lane.flush(tag);
+    }
+
+    fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), block::DiskError>)) {
+        let trouble = &self.trouble;
+        self.lane.reap(wait, &mut |tag, done| told(tag, trouble.told(done)));
+    }
+
+    fn alarm(&self) -> Alarm {
+        self.lane.alarm()
     }
 }
 
@@ -82,6 +134,15 @@ impl block::Disk for Attached {
     ) -> Result<(), block::DiskError> {
         self.told(self.disk.write_zeroes(offset, length))
     }
+
+    fn lane(self: Arc<Self>, memory: &Arc<GuestMemory>) -> Option<Box<dyn block::Lane>> {
+        let (lane, why) = disk::Lane::open(self.disk.clone(), memory.clone());
+        if let Some(why) = why {
+            let name = &self.trouble.name;
+            (self.trouble.tell)(Told::Detail(format!("{name}: {why}")));
+        }
+        Some(Box::new(AttachedLane { lane, trouble: self.trouble.clone() }))
+    }
 }
 
 impl fmt::Debug for Attached {
@@ -118,7 +179,7 @@ mod tests {
         }
         let said = said.lock().expect("not poisoned");
         let name = file.path().display().to_string();
-        let [one] = &said[..] else { panic!("one line, not {said:?}") };
+        let [Told::Trouble(one)] = &said[..] else { panic!("one line, not {said:?}") };
         assert!(one.contains(&name) && one.contains("cut short") && one.contains("vda"), "{one}");
     }
 }

@@ -16,8 +16,9 @@ use super::assemble::End;
 use super::config::Effective;
 use super::error::RunError;
 use super::outbox::Outbox;
+use super::report::Event;
 use crate::disk::{Disk, OpenOptions};
-use attached::Attached;
+use attached::{Attached, Told};
 pub use config::{Access, DiskConfig};
 
 /// What a guest can have: the names /dev/vda to /dev/vdz.
@@ -70,9 +71,15 @@ pub(super) fn devices(
     let mut devices: Vec<Box<dyn Device>> = vec![Box::new(rng)];
     for (letter, disk) in ('a'..='z').zip(disks) {
         let outbox = outbox.clone();
-        let tell = Box::new(move |text| outbox.push_trouble(text));
+        let tell = Box::new(move |told| {
+            outbox.push_word(match told {
+                Told::Trouble(text) => Event::Trouble(text),
+                Told::Detail(text) => Event::Detail(text),
+            });
+        });
         let attached = Attached::new(disk, format!("vd{letter}"), tell);
-        devices.push(Box::new(Block::new(Arc::new(attached), &format!("oneroof-vd{letter}"))));
+        let serial = format!("oneroof-vd{letter}");
+        devices.push(Box::new(Block::new(Arc::new(attached), &serial, effective.cpus)));
     }
     devices
 }
