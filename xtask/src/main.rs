@@ -49,7 +49,12 @@ enum Chore {
         of: Option<BenchOf>,
     },
     /// Boots each kernel many times with small commands and checks what they say
-    Soak(soak::Options),
+    Soak {
+        #[command(flatten)]
+        options: soak::Options,
+        #[command(subcommand)]
+        of: Option<SoakOf>,
+    },
     /// Runs a checkout of barotto/test386.asm on soft
     Test386 {
         /// The checkout
@@ -105,6 +110,12 @@ enum BenchOf {
     Disk(bench::disk::Options),
 }
 
+#[derive(Subcommand)]
+enum SoakOf {
+    /// Kills roof at random moments while its guest writes to a disk, and checks what is there
+    Kill(soak::kill::Options),
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let root = workspace_root();
@@ -122,7 +133,8 @@ fn main() -> Result<()> {
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
         Chore::Bench { of: Some(BenchOf::Disk(options)), .. } => bench::disk::run(&root, &options),
-        Chore::Soak(options) => soak::run(&root, &options),
+        Chore::Soak { of: Some(SoakOf::Kill(options)), .. } => soak::kill::run(&root, &options),
+        Chore::Soak { options, of: None } => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;
             bench::run(&root, &roof, runs)

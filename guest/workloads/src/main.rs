@@ -14,6 +14,7 @@ mod jit;
 mod memory;
 mod mix;
 mod random;
+mod records;
 mod runner;
 mod sys;
 mod system;
@@ -26,6 +27,7 @@ usage: oneroof-workloads list               names of all workloads
        oneroof-workloads NAME [AMOUNT]      run one, print its checksum
        oneroof-workloads generate KIND AMOUNT   text, c or sql on standard output
        oneroof-workloads block DEVICE ...   reads or writes past the page cache
+       oneroof-workloads records DEVICE FIRST   numbered records on its ext4, each flushed
        oneroof-workloads run PLAN           run a plan in the current directory
 as process 1: mounts what it needs, runs /bench/plan in /bench, powers off";
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             })
         }
         ["block", words @ ..] => block::run(words).map(|sum| println!("{sum:016x}")),
+        ["records", device, first] => records::run(device, first),
         ["run", plan] => runner::run_file(plan, &mut std::io::stdout()),
         [name] => return one(name, None),
         [name, amount] => return one(name, Some(amount)),

@@ -30,7 +30,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     let cloud = kernels::fetch(roof, KERNELS[0].1)?;
     behaviour(&mut report, roof, &cloud);
     repeat::cases(&mut report, roof, &cloud);
-    disk::cases(&mut report, roof, &cloud);
+    disk::cases(&mut report, root, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Report, Verdict, run, setup};
+use crate::soak::kill;
 
 /// A slow machine's patience for one boot.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -24,7 +25,7 @@ fn pattern(first_sector: u64, bytes: usize, salt: u64) -> Vec<u8> {
 const SALT: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The cases.
-pub(crate) fn cases(report: &mut Report, roof: &Path, kernel: &Path) {
+pub(crate) fn cases(report: &mut Report, root: &Path, roof: &Path, kernel: &Path) {
     for cpus in ["1", "2"] {
         report.case(&format!("a_pattern_goes_through_vda_both_ways_with_{cpus}_cpus"), || {
             both_ways(roof, kernel, &["-c", cpus])
@@ -38,6 +39,11 @@ pub(crate) fn cases(report: &mut Report, roof: &Path, kernel: &Path) {
     report.case("a_qcow2_image_over_a_raw_one_takes_what_is_written", || layers(roof, kernel));
     report.case("copy_on_write_leaves_the_image_as_it_was", || copy_on_write(roof, kernel));
     report.case("a_full_host_is_told_once_and_harms_nothing", || full_host(roof, kernel));
+    for format in ["qcow2", "raw"] {
+        report.case(&format!("a_killed_roof_loses_no_flushed_record_on_{format}"), || {
+            killed(root, roof, kernel, format)
+        });
+    }
     report.case("random_bytes_come_from_the_host", || {
         let script = "cat /sys/class/misc/hw_random/rng_current; \
                       dd if=/dev/hwrng bs=512 count=8 iflag=fullblock 2>/dev/null | cksum";
@@ -200,6 +206,19 @@ fn full_host(roof: &Path, kernel: &Path) -> Result<Verdict> {
     let [once] = told[..] else { return seen.expect(false, "one line about the host's disk") };
     let holds = seen.stdout == "fits\nfails\nfails\nfails\nsame\n" && once.contains("make space");
     seen.expect(holds, "fits, fails three times, the same; and what to do")
+}
+
+/// A few kills of those that `cargo xtask soak kill` makes.
+fn killed(root: &Path, roof: &Path, kernel: &Path, format: &str) -> Result<Verdict> {
+    const KILLS: u64 = 5;
+    if let Err(why) = setup::need(&kill::PROGRAMS, &kill::PACKAGES) {
+        return Ok(Verdict::Skipped(why));
+    }
+    let mut victim = kill::Victim::new(root, roof, kernel, format, 1)?;
+    let told = (1..=KILLS).map(|seed| victim.kill(seed)).sum::<Result<u64>>()?;
+    println!("  {told} records flushed, none lost");
+    let what = format!("{told} records in {KILLS} lives are too few to tell");
+    Ok(if told > 5 * KILLS { Verdict::Passed } else { Verdict::Failed(what) })
 }
 
 /// Doorbells do the work themselves in virtual time, so the disk's speed is no part of the run.
