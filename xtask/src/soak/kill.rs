@@ -22,6 +22,8 @@ const RECORD: usize = 512;
 /// The last kill comes so long after the first record.
 const LONGEST_MS: u64 = 1200;
 const SIZE: &str = "192M";
+/// A killed process' locks are gone by then.
+const RELEASE: Duration = Duration::from_secs(10);
 /// A guest that says nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -120,6 +122,7 @@ impl Victim {
     pub(crate) fn kill(&mut self, seed: u64) -> Result<u64> {
         let pause = Duration::from_millis(random(seed) % LONGEST_MS);
         let told = self.live(pause)?;
+        self.wait_for_release()?;
         self.check_image()?;
         self.check_records(self.next + told)?;
         self.next += told;
@@ -163,6 +166,22 @@ impl Victim {
             }
         }
         Ok(next - self.next)
+    }
+
+    /// The kernel ends what io_uring had begun a little after the process, and its locks then;
+    /// QEMU's tools do not wait for that.
+    fn wait_for_release(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let mut info = Command::new("qemu-img");
+            let info = info.args(["info", "-f", &self.format]).arg(&self.image).output()?;
+            if info.status.success() {
+                return Ok(());
+            }
+            let said = String::from_utf8_lossy(&info.stderr);
+            ensure!(said.contains("lock") && started.elapsed() < RELEASE, "qemu-img info: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// No corruption; what leaked is given free.
