@@ -150,12 +150,15 @@ impl Victim {
         let first = lines.recv_timeout(PATIENCE);
         if first.is_ok() {
             std::thread::sleep(pause);
+            child.kill()?;
+        } else if child.try_wait()?.is_none() {
+            child.kill()?;
         }
-        child.kill()?;
         let output = child.wait_with_output()?;
         reader.join().expect("the reader does not panic");
         let Ok(first) = first else {
-            bail!("the guest wrote nothing: {}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("the guest wrote nothing ({}): {said}", output.status);
         };
         let mut next = self.next;
         // The last line may be cut short by the kill; then the number is too small or none.

@@ -43,13 +43,17 @@ impl BlockHandler {
         self.way = lane.map_or(Way::OneByOne, Way::Lane);
     }
 
-    /// Takes what the driver made available; true: some was done at once.
+    /// Takes what the driver made available, and asks for the doorbell at the next; true: some was
+    /// done at once.
     fn begin(&mut self, queues: &mut Queues, index: usize) -> Result<bool, Broken> {
         let Way::Lane(lane) = &mut self.way else { return Ok(false) };
         let Some(queue) = queues.get(index) else { return Ok(false) };
         let mut done = false;
         queue.silence_doorbell();
-        while self.flights.len() - self.free.len() < DEPTH {
+        for _ in 0..queue.size() {
+            if self.flights.len() - self.free.len() >= DEPTH {
+                break;
+            }
             let Some(mut chain) = queue.pop()? else { break };
             let tag = self.free.last().copied().unwrap_or(self.flights.len() as u32);
             if self.requests.begin(&mut chain, &mut **lane, tag)? {
@@ -61,6 +65,10 @@ impl BlockHandler {
                 queue.put(chain);
                 done = true;
             }
+        }
+        // Before any wait, so that what comes meanwhile ends it.
+        if queue.arm_doorbell() {
+            queues.go_on();
         }
         Ok(done)
     }
@@ -102,11 +110,7 @@ impl Handler for BlockHandler {
         for index in 0..self.queues {
             let Some(queue) = queues.get(index) else { continue };
             queue.publish();
-            let more = queue.arm_doorbell();
             queues.signal(index);
-            if more {
-                queues.go_on();
-            }
         }
         if self.in_flight() {
             queues.go_on();
