@@ -39,6 +39,7 @@ pub(crate) fn cases(report: &mut Report, root: &Path, roof: &Path, kernel: &Path
     report.case("a_qcow2_image_over_a_raw_one_takes_what_is_written", || layers(roof, kernel));
     report.case("copy_on_write_leaves_the_image_as_it_was", || copy_on_write(roof, kernel));
     report.case("a_full_host_is_told_once_and_harms_nothing", || full_host(roof, kernel));
+    report.case("a_qcow2_image_on_a_full_host_stays_sound", || full_host_qcow2(roof, kernel));
     for format in ["qcow2", "raw"] {
         report.case(&format!("a_killed_roof_loses_no_flushed_record_on_{format}"), || {
             killed(root, roof, kernel, format)
@@ -206,6 +207,33 @@ fn full_host(roof: &Path, kernel: &Path) -> Result<Verdict> {
     let [once] = told[..] else { return seen.expect(false, "one line about the host's disk") };
     let holds = seen.stdout == "fits\nfails\nfails\nfails\nsame\n" && once.contains("make space");
     seen.expect(holds, "fits, fails three times, the same; and what to do")
+}
+
+/// A qcow2 image that grows until it may not: it stays sound and keeps what was written.
+fn full_host_qcow2(roof: &Path, kernel: &Path) -> Result<Verdict> {
+    if let Err(why) = setup::need(&["prlimit", "qemu-img"], &["util-linux", "qemu-utils"]) {
+        return Ok(Verdict::Skipped(why));
+    }
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("disk.qcow2");
+    let made = Command::new(roof).args(["disk", "create"]).arg(&image).arg("1G").output()?.status;
+    anyhow::ensure!(made.success(), "roof disk create failed");
+    let script = "seq 1 2000000 | dd of=/tmp/a bs=1M count=8 iflag=fullblock 2>/dev/null; n=0; \
+                  while [ $n -lt 20 ]; do \
+                  dd if=/tmp/a of=/dev/vda bs=1M seek=$((n * 8)) oflag=direct 2>/dev/null && \
+                  echo wrote || echo failed; n=$((n + 1)); done | uniq; \
+                  dd if=/dev/vda bs=1M skip=8 count=8 iflag=direct 2>/dev/null | cmp - /tmp/a && \
+                  echo same";
+    let mut line = Command::new("prlimit");
+    line.arg(format!("--fsize={}", 140 * MIB)).arg(roof);
+    line.args(["run", "--engine", "soft", "-q", "-m", "128M", "-d"]).arg(&image).arg(kernel);
+    let seen = run(line.args(["--", "sh", "-c", script]), "", LIMIT)?;
+    let told = seen.stderr.lines().filter(|line| line.contains("no room to write")).count();
+    let check = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(&image).output()?;
+    // Clusters that nothing uses may be left.
+    let sound = matches!(check.status.code(), Some(0 | 3));
+    let holds = seen.stdout == "wrote\nfailed\nsame\n" && told == 1 && sound;
+    seen.expect(holds, &format!("wrote, failed, the same; one line ({told}), sound ({sound})"))
 }
 
 /// A few kills of those that `cargo xtask soak kill` makes.
