@@ -121,8 +121,8 @@ impl Queues {
         Ok(())
     }
 
-    /// The handler is to be called again without anybody asking.
-    pub fn go_on(&mut self) {
+    /// Has the handler called again without a doorbell: it left something undone.
+    pub fn again(&mut self) {
         self.more = true;
     }
 

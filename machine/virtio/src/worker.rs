@@ -234,7 +234,7 @@ mod tests {
             let (mut rung, timeout) = waited.expect("not poisoned");
             assert!(!timeout.timed_out(), "the alarm ends the wait");
             *rung = false;
-            queues.go_on();
+            queues.again();
             Ok(())
         }
 

@@ -264,6 +264,17 @@ fn disks_that_are_none() {
     assert_says(&twice, &["raw.img is in use by this same roof", "`ro`", "`cow`"]);
 }
 
+#[test]
+fn copy_on_write_without_a_place_for_it() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    world.file("raw.img", &[0; 4096]);
+    let mut command = world.roof();
+    command.args(["run", "--engine", "soft", "-d", "raw.img,cow"]).arg(kernel);
+    let output = command.env("TMPDIR", "/no/such/folder").output().expect("roof was built");
+    assert_says(&refusal(&output), &["temporary file in /no/such/folder", "set TMPDIR"]);
+}
+
 /// Makes qcow2 images in a world.
 fn create(world: &World, arguments: &[&str]) {
     let made = world.roof().args(["disk", "create"]).args(arguments).status();

@@ -68,7 +68,7 @@ impl BlockHandler {
         }
         // Before any wait, so that what comes meanwhile ends it.
         if queue.arm_doorbell() {
-            queues.go_on();
+            queues.again();
         }
         Ok(done)
     }
@@ -113,7 +113,7 @@ impl Handler for BlockHandler {
             queues.signal(index);
         }
         if self.in_flight() {
-            queues.go_on();
+            queues.again();
         }
         Ok(())
     }
