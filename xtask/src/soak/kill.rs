@@ -23,7 +23,7 @@ const RECORD: usize = 512;
 const LONGEST_MS: u64 = 1200;
 const SIZE: &str = "192M";
 /// A killed process' locks are gone by then.
-const RELEASE: Duration = Duration::from_secs(10);
+const RELEASE: Duration = Duration::from_secs(60);
 /// A guest that says nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -122,9 +122,9 @@ impl Victim {
     pub(crate) fn kill(&mut self, seed: u64) -> Result<u64> {
         let pause = Duration::from_millis(random(seed) % LONGEST_MS);
         let told = self.live(pause)?;
-        self.wait_for_release()?;
+        let copy = self.copy()?;
         self.check_image()?;
-        self.check_records(self.next + told)?;
+        self.check_records(&copy, self.next + told)?;
         self.next += told;
         Ok(told)
     }
@@ -171,18 +171,20 @@ impl Victim {
         Ok(next - self.next)
     }
 
-    /// The kernel ends what io_uring had begun a little after the process, and its locks then;
-    /// QEMU's tools do not wait for that.
-    fn wait_for_release(&self) -> Result<()> {
+    /// The disk as a raw file. The kernel ends what io_uring had begun a little after the process,
+    /// and its locks then; QEMU's tools do not wait for that.
+    fn copy(&self) -> Result<PathBuf> {
+        let copy = self.folder.path().join("copy.raw");
         let started = Instant::now();
         loop {
-            let mut info = Command::new("qemu-img");
-            let info = info.args(["info", "-f", &self.format]).arg(&self.image).output()?;
-            if info.status.success() {
-                return Ok(());
+            let mut convert = Command::new("qemu-img");
+            convert.args(["convert", "-f", &self.format, "-O", "raw"]).args([&self.image, &copy]);
+            let output = convert.output()?;
+            if output.status.success() {
+                return Ok(copy);
             }
-            let said = String::from_utf8_lossy(&info.stderr);
-            ensure!(said.contains("lock") && started.elapsed() < RELEASE, "qemu-img info: {said}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(said.contains("lock") && started.elapsed() < RELEASE, "{convert:?}: {said}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -207,17 +209,13 @@ impl Victim {
     }
 
     /// On a copy: the journal replayed, nothing wrong, and these records whole.
-    fn check_records(&self, count: u64) -> Result<()> {
-        let copy = self.folder.path().join("copy.raw");
-        let mut convert = Command::new("qemu-img");
-        convert.args(["convert", "-f", &self.format, "-O", "raw"]);
-        call(convert.args([&self.image, &copy]))?;
+    fn check_records(&self, copy: &Path, count: u64) -> Result<()> {
         // Its status tells whether there was something to replay, and the next one what that left.
-        Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(&copy).output()?;
-        call(Command::new("e2fsck").args(["-f", "-n"]).arg(&copy))?;
+        Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(copy).output()?;
+        call(Command::new("e2fsck").args(["-f", "-n"]).arg(copy))?;
         let file = self.folder.path().join("records");
         let dump = format!("dump /records {}", file.display());
-        call(Command::new("debugfs").args(["-R", &dump]).arg(&copy))?;
+        call(Command::new("debugfs").args(["-R", &dump]).arg(copy))?;
         let bytes = fs::read(&file).context("the records")?;
         for number in 0..count {
             let wanted = record(number);

@@ -19,7 +19,7 @@ const WRITER_HAS: &[u64] = &[0, 1, 3];
 
 /// How long one waits for a lock that no process has: the kernel ends what a killed process had
 /// begun (io_uring(7)) a little after it, and gives its locks back then.
-const GHOST: Duration = Duration::from_secs(2);
+const GHOST: Duration = Duration::from_secs(5);
 
 /// Locks a file for as long as it is open. `Err` names who has it; a file system without locks
 /// gives `Ok`: then nobody can see anybody.
