@@ -56,7 +56,12 @@ enum Chore {
         folder: PathBuf,
     },
     /// Boots each kernel many times with small commands and checks what they say
-    Soak(soak::Options),
+    Soak {
+        #[command(flatten)]
+        options: soak::Options,
+        #[command(subcommand)]
+        of: Option<SoakOf>,
+    },
     /// Runs a checkout of barotto/test386.asm on soft
     Test386 {
         /// The checkout
@@ -112,6 +117,14 @@ enum BenchOf {
     Fs,
     /// Times TCP between guest and host in roof and in QEMU TCG, both on their user networks
     Net(bench::net::Options),
+    /// Times reads and writes of a virtio disk in QEMU TCG and in roof
+    Disk(bench::disk::Options),
+}
+
+#[derive(Subcommand)]
+enum SoakOf {
+    /// Kills roof at random moments while its guest writes to a disk, and checks what is there
+    Kill(soak::kill::Options),
 }
 
 fn main() -> Result<()> {
@@ -136,7 +149,9 @@ fn main() -> Result<()> {
             bench::files::run(&root, &roof, runs)
         }
         Chore::Bench { of: Some(BenchOf::Net(options)), .. } => bench::net::run(&root, &options),
-        Chore::Soak(options) => soak::run(&root, &options),
+        Chore::Bench { of: Some(BenchOf::Disk(options)), .. } => bench::disk::run(&root, &options),
+        Chore::Soak { of: Some(SoakOf::Kill(options)), .. } => soak::kill::run(&root, &options),
+        Chore::Soak { options, of: None } => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {
             let roof = cargo::build_roof(&root)?;
             bench::run(&root, &roof, runs)

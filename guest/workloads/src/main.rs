@@ -4,6 +4,7 @@
 //! Invariant: a workload's result depends on its amount of work alone, never on the machine, so
 //! that native, peer and our own CPU can be held against each other.
 
+mod block;
 mod catalogue;
 mod dispatch;
 mod float;
@@ -14,6 +15,7 @@ mod memory;
 mod mix;
 mod net;
 mod random;
+mod records;
 mod runner;
 mod sys;
 mod system;
@@ -26,6 +28,8 @@ usage: oneroof-workloads list               names of all workloads
        oneroof-workloads NAME [AMOUNT]      run one, print its checksum
        oneroof-workloads generate KIND AMOUNT   text, c or sql on standard output
        oneroof-workloads net WHAT ADDRESS:PORT AMOUNT   a client of xtask's network server
+       oneroof-workloads block DEVICE ...   reads or writes past the page cache
+       oneroof-workloads records DEVICE FIRST   numbered records on its ext4, each flushed
        oneroof-workloads run PLAN           run a plan in the current directory
 as process 1: mounts what it needs, runs /bench/plan in /bench, powers off";
 
@@ -54,6 +58,8 @@ fn main() -> ExitCode {
             Ok(amount) => net::run(what, to, amount).map(|told| println!("{told}")),
             Err(_) => Err(format!("{amount} is no amount")),
         },
+        ["block", words @ ..] => block::run(words).map(|sum| println!("{sum:016x}")),
+        ["records", device, first] => records::run(device, first),
         ["run", plan] => runner::run_file(plan, &mut std::io::stdout()),
         [name] => return one(name, None),
         [name, amount] => return one(name, Some(amount)),

@@ -85,7 +85,21 @@ pub trait Handler: Send {
     /// # Errors
     /// The guest broke a rule: the device stops, and needs a reset.
     fn process(&mut self, queues: &mut Queues) -> Result<(), Broken>;
+
+    /// The host is still at work on buffers of the guest's: to drop the handler is to wait for it.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Ends a wait for the host in `process`, which is then called again; `None` if there is no such
+    /// wait.
+    fn alarm(&self) -> Option<Alarm> {
+        None
+    }
 }
+
+/// Ends a wait; from any thread.
+pub type Alarm = Arc<dyn Fn() + Send + Sync>;
 
 /// A device's queues while it is active.
 #[derive(Debug)]
@@ -142,17 +156,17 @@ impl Queues {
         Ok(())
     }
 
+    /// Has the handler called again without a doorbell: it left something undone.
+    pub fn again(&mut self) {
+        self.more = true;
+    }
+
     /// For those that push by themselves: tells the driver when the handler returns, if it wants to
     /// know.
     pub fn signal(&mut self, index: usize) {
         if self.get(index).is_some_and(Queue::wants_interrupt) {
             self.signals |= 1 << index;
         }
-    }
-
-    /// Has the handler called again without a doorbell: it left something undone.
-    pub fn again(&mut self) {
-        self.more = true;
     }
 
     /// Queues to tell the driver of, and whether there is more to do.

@@ -27,7 +27,7 @@ pub mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonControl, GuestStatistics};
-pub use device::{Device, Handler, Kind, Queues, Waiter};
+pub use device::{Alarm, Device, Handler, Kind, Queues, Waiter};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};

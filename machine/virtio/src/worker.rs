@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::device::{Handler, Kind, Queues, Waiter};
+use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
 use crate::signals::{Signals, Use};
 
 /// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
@@ -43,9 +43,20 @@ struct Mailbox {
     rung_at: Option<Instant>,
     /// The thread is at the device's waiter, or on its way there.
     waits: bool,
-    /// The driver wants a reset: the job is dropped as soon as nobody has it.
+    /// Ends the wait of whoever has the job.
+    alarm: Option<Alarm>,
+    /// The driver wants a reset: the thread drops the job, once the host has let go of it.
     reset: bool,
     stopped: bool,
+}
+
+impl Mailbox {
+    /// Ends a wait of whoever has the job.
+    fn alarm(&self) {
+        if let Some(alarm) = self.alarm.as_ref().filter(|_| self.busy) {
+            alarm();
+        }
+    }
 }
 
 /// One device's worker.
@@ -88,6 +99,11 @@ impl Waker {
         if let Some(worker) = self.0.upgrade() {
             worker.signals.config_changed();
         }
+    }
+
+    /// Whether doorbells do the work themselves, in the order of the guest's doing.
+    pub fn is_inline(&self) -> bool {
+        self.0.upgrade().is_some_and(|worker| worker.inline)
     }
 }
 
@@ -195,14 +211,18 @@ impl Worker {
     pub fn stop(&self) {
         let mut mailbox = self.lock();
         mailbox.stopped = true;
-        mailbox.job = None;
+        let job = mailbox.job.take();
+        mailbox.alarm();
         self.rouse(&mut mailbox);
+        drop(mailbox);
+        drop(job);
     }
 
     /// The driver is ready. What it made available before is found without a doorbell.
     pub(crate) fn start(&self, handler: Box<dyn Handler>, queues: Queues) {
         let mut mailbox = self.lock();
         assert!(mailbox.job.is_none() && !mailbox.busy, "a device is activated after its reset");
+        mailbox.alarm = None;
         mailbox.job = Some(Job { handler, queues });
         drop(mailbox);
         self.ring();
@@ -211,9 +231,12 @@ impl Worker {
     /// A doorbell rang.
     pub(crate) fn ring(&self) {
         let mut mailbox = self.lock();
-        mailbox.rung = true;
+        let before = std::mem::replace(&mut mailbox.rung, true);
         if !self.inline {
             mailbox.rung_at.get_or_insert_with(Instant::now);
+            if !before {
+                mailbox.alarm();
+            }
             self.rouse(&mut mailbox);
             return;
         }
@@ -228,35 +251,52 @@ impl Worker {
     /// Asks for a reset; true: it is done. Otherwise ask again.
     pub(crate) fn reset(&self) -> bool {
         let mut mailbox = self.lock();
-        mailbox.rung = false;
-        mailbox.reset = mailbox.busy;
-        mailbox.job = None;
-        !mailbox.busy
+        if mailbox.job.as_ref().is_some_and(|job| !job.handler.is_busy()) {
+            mailbox.job = None;
+        }
+        mailbox.reset = mailbox.busy || mailbox.job.is_some();
+        mailbox.rung = mailbox.job.is_some();
+        if mailbox.reset {
+            mailbox.alarm();
+            self.changed.notify_one();
+        }
+        !mailbox.reset
     }
 
-    /// One round of the handler, without the lock.
+    /// One round of the handler, without the lock; or its end.
     fn work<'a>(&'a self, mut mailbox: MutexGuard<'a, Mailbox>) -> MutexGuard<'a, Mailbox> {
         let Some(mut job) = mailbox.job.take() else { return mailbox };
         mailbox.rung = false;
         let rung_at = mailbox.rung_at.take();
         mailbox.busy = true;
+        let ending = mailbox.reset;
         drop(mailbox);
-        self.wait_for_delay(rung_at);
-        let done = job.handler.process(&mut job.queues);
+        let done = if ending {
+            Ok(())
+        } else {
+            self.wait_for_delay(rung_at);
+            job.handler.process(&mut job.queues)
+        };
         let (signals, more) = job.queues.take_results();
         let mut mailbox = self.lock();
-        mailbox.busy = false;
-        if std::mem::take(&mut mailbox.reset) || mailbox.stopped {
-            return mailbox; // the job ends here
-        }
-        self.signals.queues(signals);
-        match done {
-            Ok(()) => {
-                mailbox.job = Some(job);
-                mailbox.rung |= more;
+        if done.is_ok() && !mailbox.reset && !mailbox.stopped {
+            self.signals.queues(signals);
+            if mailbox.alarm.is_none() {
+                mailbox.alarm = job.handler.alarm();
             }
-            Err(broken) => {
-                self.signals.needs_reset();
+            mailbox.job = Some(job);
+            mailbox.rung |= more;
+            mailbox.busy = false;
+            return mailbox;
+        }
+        drop(mailbox);
+        drop(job); // which may wait for the host, and no vCPU with it
+        let mut mailbox = self.lock();
+        mailbox.busy = false;
+        mailbox.alarm = None;
+        if !std::mem::take(&mut mailbox.reset) && !mailbox.stopped {
+            self.signals.needs_reset();
+            if let Err(broken) = done {
                 self.tell(|| format!("needs a reset: {broken}"));
             }
         }
@@ -278,5 +318,84 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::queue::Broken;
+    use crate::testing::Recorder;
+
+    /// Waits for the host in each round, until the alarm rings.
+    struct Waiting {
+        rounds: mpsc::Sender<&'static str>,
+        alarm: Arc<(Mutex<bool>, Condvar)>,
+        dropped_on: Arc<AtomicU32>,
+    }
+
+    impl Handler for Waiting {
+        fn process(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+            let (rung, changed) = &*self.alarm;
+            let _ = self.rounds.send("waits");
+            let guard = rung.lock().expect("not poisoned");
+            let limit = Duration::from_secs(20);
+            let waited = changed.wait_timeout_while(guard, limit, |rung| !*rung);
+            let (mut rung, timeout) = waited.expect("not poisoned");
+            assert!(!timeout.timed_out(), "the alarm ends the wait");
+            *rung = false;
+            queues.again();
+            Ok(())
+        }
+
+        fn is_busy(&self) -> bool {
+            true
+        }
+
+        fn alarm(&self) -> Option<Alarm> {
+            let alarm = self.alarm.clone();
+            Some(Arc::new(move || {
+                *alarm.0.lock().expect("not poisoned") = true;
+                alarm.1.notify_all();
+            }))
+        }
+    }
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            let here = std::thread::current().name() == Some("worker");
+            self.dropped_on.store(1 + u32::from(here), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_reset_ends_a_wait_and_the_worker_lets_go_itself() {
+        let signals = Signals::new(Arc::<Recorder>::default(), 1);
+        let worker = Worker::new(Kind::Block, false, signals, None);
+        let (rounds, heard) = mpsc::channel();
+        let (alarm, dropped_on): (Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU32>) = Default::default();
+        let handler = Waiting { rounds, alarm, dropped_on: dropped_on.clone() };
+        let first = handler.alarm().expect("it has one");
+        worker.start(Box::new(handler), Queues::new(vec![None]));
+        let thread = {
+            let worker = worker.clone();
+            std::thread::Builder::new().name("worker".into()).spawn(move || worker.run())
+        };
+        let thread = thread.expect("a thread can be had");
+        heard.recv().expect("the first round");
+        first(); // before that ended the worker knows of no alarm
+        heard.recv().expect("it goes on by itself");
+        worker.ring();
+        heard.recv().expect("a doorbell ends the wait");
+        while !worker.reset() {
+            std::thread::yield_now();
+        }
+        assert_eq!(dropped_on.load(Ordering::SeqCst), 2, "gone, and not on the vCPU's thread");
+        worker.stop();
+        thread.join().expect("it only works");
     }
 }

@@ -3,11 +3,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use devices::pci::PciFunction;
-use memory::GuestMemory;
-use virtio::block::{Block, Disk, DiskError};
-use virtio::{Interrupter, VirtioPci};
+use memory::{GuestMemory, RamOffset};
+use virtio::block::{Block, Disk, DiskError, Lane, Pieces};
+use virtio::{Alarm, Interrupter, VirtioPci};
 use x86::GuestPhys;
 
 use crate::cursor::Cursor;
@@ -30,28 +31,52 @@ pub fn virtio(data: &[u8]) {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("128 KiB can be had"));
     let disk = Arc::new(Small { bytes: Mutex::new(vec![0; CAPACITY as usize]) });
     let line = Arc::new(Line::default());
-    let block = Box::new(Block::new(disk, "hostile"));
-    let mut function = VirtioPci::new(block, memory.clone(), line.clone(), true);
     let mut cursor = Cursor::new(data);
     let setting = cursor.u8();
+    // Inline requests are done one by one; on a thread of its own the device uses the disk's lane.
+    let inline = setting & 0xc0 != 0xc0;
+    let block = Box::new(Block::new(disk, "hostile", u32::from(setting >> 4 & 1) + 1));
+    let mut function = VirtioPci::new(block, memory.clone(), line.clone(), inline);
+    let worker = function.worker();
+    std::thread::scope(|scope| {
+        if !inline {
+            let worker = worker.clone();
+            scope.spawn(move || worker.run());
+        }
+        drive(&mut function, &memory, &line, setting, &mut cursor);
+        worker.stop();
+    });
+}
+
+/// Whatever the bytes say, then a reset.
+fn drive(
+    function: &mut VirtioPci,
+    memory: &GuestMemory,
+    line: &Line,
+    setting: u8,
+    cursor: &mut Cursor<'_>,
+) {
     if setting & 1 == 0 {
-        negotiate(&mut function, setting);
+        negotiate(function, setting);
     }
     for _ in 0..STEPS {
         if cursor.is_empty() {
             break;
         }
-        step(&mut function, &memory, &mut cursor);
+        step(function, memory, cursor);
     }
     // Whatever happened, a reset ends it and the device can be had again.
-    write(&mut function, COMMON + 0x14, &[0]);
+    write(function, COMMON + 0x14, &[0]);
     let mut status = [0xff];
-    function.bar_read(0, COMMON + 0x14, &mut status);
-    assert_eq!(status, [0], "an inline device resets at once");
+    let started = Instant::now();
+    while status != [0] {
+        function.bar_read(0, COMMON + 0x14, &mut status);
+        assert!(started.elapsed() < Duration::from_secs(10), "a reset comes to an end");
+    }
     function.bar_read(0, 0x1000, &mut [0]);
     assert_eq!(line.0.load(Ordering::Relaxed) & 1, 0, "nothing interrupts after a reset");
     memory.write_physical(GuestPhys(AVAILABLE), &[0; 4]).expect("RAM");
-    negotiate(&mut function, 0);
+    negotiate(function, 0);
     function.bar_read(0, COMMON + 0x14, &mut status);
     assert_eq!(status, [0xf], "an empty ring is a sound one");
 }
@@ -228,5 +253,57 @@ impl Disk for Small {
         let range = Self::check(offset, length);
         self.bytes.lock().expect("no holder panics")[range].fill(0);
         Ok(())
+    }
+
+    fn lane(self: Arc<Self>, memory: &Arc<GuestMemory>) -> Option<Box<dyn Lane>> {
+        Some(Box::new(SmallLane { disk: self, memory: memory.clone(), jobs: Vec::new() }))
+    }
+}
+
+/// The disk's lane: the last that came is done first, and one stays behind.
+struct SmallLane {
+    disk: Arc<Small>,
+    memory: Arc<GuestMemory>,
+    jobs: Vec<(u32, u64, Pieces, bool)>,
+}
+
+impl Lane for SmallLane {
+    fn read(&mut self, tag: u32, offset: u64, pieces: Pieces) {
+        self.jobs.push((tag, offset, pieces, false));
+    }
+
+    fn write(&mut self, tag: u32, offset: u64, pieces: Pieces) {
+        self.jobs.push((tag, offset, pieces, true));
+    }
+
+    fn flush(&mut self, tag: u32) {
+        self.jobs.push((tag, 0, Pieces::new(), true));
+    }
+
+    fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), DiskError>)) {
+        let keep = usize::from(!wait).min(self.jobs.len());
+        for (tag, offset, pieces, write) in self.jobs.drain(keep..).rev() {
+            let length: u64 = pieces.iter().map(|(_, length)| u64::from(*length)).sum();
+            let mut range = if length > 0 { Small::check(offset, length) } else { 0..0 };
+            let mut bytes = self.disk.bytes.lock().expect("no holder panics");
+            for (place, length) in pieces {
+                let part = &mut bytes[range.start..range.start + length as usize];
+                range.start += length as usize;
+                copy(&self.memory, place, part, write);
+            }
+            told(tag, Ok(()));
+        }
+    }
+
+    fn alarm(&self) -> Alarm {
+        Arc::new(|| {})
+    }
+}
+
+/// Between guest memory and a part of the disk.
+fn copy(memory: &GuestMemory, place: RamOffset, part: &mut [u8], write: bool) {
+    match write {
+        true => memory.read_bytes(place, part),
+        false => memory.write_bytes(place, part),
     }
 }

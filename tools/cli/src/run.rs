@@ -119,7 +119,9 @@ impl Screen {
                 }
             }
             Event::Notice(text) if !self.quiet => say::line(&format!("roof: {text}")),
-            Event::Notice(_) | Event::Started => {}
+            Event::Trouble(text) => say::line(&format!("roof: {text}")),
+            Event::Detail(text) if self.verbose => say::line(&format!("roof: {text}")),
+            Event::Notice(_) | Event::Detail(_) | Event::Started => {}
             Event::Console(bytes) if !self.session => self.output(&bytes),
             Event::Console(bytes) if self.verbose => error_output(&bytes),
             Event::Console(_) => {}

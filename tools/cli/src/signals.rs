@@ -1,7 +1,8 @@
 //! Signals: one thread waits for them, so nothing happens in a handler.
 //!
 //! SIGINT goes to the guest's command (a second one ends the VM), SIGTERM, SIGHUP and SIGQUIT end
-//! the VM, SIGWINCH resizes the guest's terminal. Invariant: the terminal is restored before the
+//! the VM, SIGWINCH resizes the guest's terminal. SIGXFSZ is only blocked: a file that may not grow
+//! is an error of its write. Invariant: the terminal is restored before the
 //! process goes, even if the VM does not stop in time.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,7 @@ impl Signals {
             libc::SIGHUP,
             libc::SIGQUIT,
             libc::SIGWINCH,
+            libc::SIGXFSZ,
         ])
         .context("cannot block signals")?;
         let controls = Arc::new(Mutex::new(None));
@@ -58,7 +60,7 @@ fn act(signal: i32, controls: Option<Controls>) {
                 controls.resize(size);
             }
         }
-        (libc::SIGWINCH, None) => {}
+        (libc::SIGWINCH, None) | (libc::SIGXFSZ, _) => {}
         (_, None) => leave(number),
         (libc::SIGINT, Some(controls)) => controls.signal(number),
         (_, Some(controls)) => {

@@ -249,16 +249,78 @@ fn disks_that_are_none() {
     let disk = |name: &str, words: &[&str]| {
         assert_says(&refused(&world, &[&"-d", &world.path(name), &kernel]), words);
     };
-    disk("none.img", &["no disk image", "none.img", "truncate -s 1G"]);
+    disk("none.img", &["no disk image", "none.img", "roof disk create"]);
     world.file("empty.img", b"");
-    disk("empty.img", &["0 bytes", "truncate"]);
-    world.file("odd.img", &[0; 700]);
-    disk("odd.img", &["700 bytes", "%512"]);
+    disk("empty.img", &["0 bytes", "empty file", "roof disk create"]);
     std::fs::create_dir(world.path("folder")).expect("a temporary directory");
-    disk("folder", &["neither a file nor a block device"]);
-    let image = world.file("twice.img", &[0; 4096]);
-    let twice = refused(&world, &[&"-d", &image, &"-d", &image, &kernel]);
-    assert_says(&twice, &["twice.img is in use", "twice.img,ro"]);
+    disk("folder", &["is a directory", "--share"]);
+    world.file("foreign", b"vhdxfile");
+    disk("foreign", &["foreign is a VHDX image", "qemu-img convert", "format=raw"]);
+    world.file("raw.img", &[0; 4096]);
+    disk("raw.img,format=qcow2", &["raw.img is no qcow2 image", "leave the format out"]);
+    disk("raw.img,format=vmdk", &["no disk format `vmdk`", "raw or qcow2"]);
+    disk("raw.img,ro,cow", &["ro, rw and cow exclude each other"]);
+    let twice = refused(&world, &[&"-d", &"raw.img", &"-d", &"raw.img", &kernel]);
+    assert_says(&twice, &["raw.img is in use by this same roof", "`ro`", "`cow`"]);
+}
+
+#[test]
+fn copy_on_write_without_a_place_for_it() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    world.file("raw.img", &[0; 4096]);
+    let mut command = world.roof();
+    command.args(["run", "--engine", "soft", "-d", "raw.img,cow"]).arg(kernel);
+    let output = command.env("TMPDIR", "/no/such/folder").output().expect("roof was built");
+    assert_says(&refusal(&output), &["temporary file in /no/such/folder", "set TMPDIR"]);
+}
+
+/// Makes qcow2 images in a world.
+fn create(world: &World, arguments: &[&str]) {
+    let made = world.roof().args(["disk", "create"]).args(arguments).status();
+    assert!(made.expect("roof was built").success());
+}
+
+#[test]
+fn damaged_images_and_backing_files() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    let disk = |name: &str, words: &[&str]| {
+        assert_says(&refused(&world, &[&"-d", &name, &kernel]), words);
+    };
+    create(&world, &["base.qcow2", "1M"]);
+    create(&world, &["a.qcow2", "--backing", "base.qcow2"]);
+    let whole = std::fs::read(world.path("base.qcow2")).expect("just made");
+    world.file("short.qcow2", &whole[..70_000]);
+    disk("short.qcow2", &["short.qcow2 is cut short", "past the end of the file"]);
+    world.file("bits.qcow2", &[&whole[..20], &[0xff; 4], &whole[24..]].concat());
+    disk("bits.qcow2", &["bits.qcow2 is damaged"]);
+    std::fs::remove_file(world.path("base.qcow2")).expect("just made");
+    disk("a.qcow2", &["the backing file of a.qcow2 fails", "base.qcow2"]);
+    // The same name in another image: now they are each other's.
+    let other = std::fs::read(world.path("a.qcow2")).expect("just made");
+    std::fs::write(world.path("base.qcow2"), other).expect("a temporary directory");
+    disk("a.qcow2", &["is its own backing file", "names the wrong file"]);
+}
+
+#[test]
+fn a_disk_in_use_names_who_has_it() {
+    let world = World::new();
+    let kernel = world.file("vmlinux", &vmlinux(&[0xf4], 0));
+    let image = world.file("disk.img", &[0; 4096]);
+    // An endless guest: jmp to itself.
+    let endless = world.file("endless", &vmlinux(&[0xeb, 0xfe], 1 << 20));
+    let mut first = world.roof();
+    first.args(["run", "--engine", "soft", "-d"]).arg(&image).arg(endless);
+    let mut first = first.stderr(std::process::Stdio::piped()).spawn().expect("roof was built");
+    let mut line = String::new();
+    let mut lines = std::io::BufReader::new(first.stderr.take().expect("piped"));
+    // Its first line comes when its disks are open.
+    std::io::BufRead::read_line(&mut lines, &mut line).expect("it speaks");
+    let said = refused(&world, &[&"-d", &image, &kernel]);
+    first.kill().expect("it is ours");
+    first.wait().expect("it is ours");
+    assert_says(&said, &["disk.img is in use by roof", &format!("process {}", first.id())]);
 }
 
 #[test]

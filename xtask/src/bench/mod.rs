@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures as ratios against a peer in one run, because machines are noisy.
 
 mod boot;
+pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod memory;
 pub(crate) mod net;

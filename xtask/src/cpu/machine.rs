@@ -155,7 +155,7 @@ fn read(from: impl Read, pid: u32, mut send: impl FnMut(Line) -> bool) {
 }
 
 /// User and system seconds of a process, 0 once it is gone.
-fn cpu_seconds(pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     ticks(&stat).unwrap_or(0) as f64 / TICKS
 }

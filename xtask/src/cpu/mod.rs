@@ -13,7 +13,7 @@ mod python;
 mod table;
 mod tree;
 mod twins;
-mod write;
+pub(crate) mod write;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +26,7 @@ use crate::suite::{kernels, setup};
 use machine::{Guest, Outcome};
 use plan::Task;
 
+pub(crate) use machine::cpu_seconds;
 pub(crate) use pack::build_workloads;
 pub(crate) use tree::find;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 /// Puts `intro` and `table` between the marks of `kind` in a file; appends marks it lacks.
-pub(super) fn section(path: &Path, kind: &str, intro: &str, table: &str) -> Result<()> {
+pub(crate) fn section(path: &Path, kind: &str, intro: &str, table: &str) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     fs::write(path, replaced(&text, kind, &format!("{intro}\n\n{table}")))?;
     eprintln!("the {kind} section of {} is new", path.display());
@@ -25,7 +25,7 @@ fn replaced(text: &str, kind: &str, body: &str) -> String {
 }
 
 /// Machine, date and peer in a sentence.
-pub(super) fn machine_line() -> String {
+pub(crate) fn machine_line() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |key: &str| {
         let line = info.lines().find(|line| line.starts_with(key))?;
@@ -39,7 +39,7 @@ pub(super) fn machine_line() -> String {
 }
 
 /// A warning about other work on this host, if there is much: figures are worse for it.
-pub(super) fn load_note() -> Option<String> {
+pub(crate) fn load_note() -> Option<String> {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: f64 = text.split(' ').next()?.parse().ok()?;
     (load > 0.7)

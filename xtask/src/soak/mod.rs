@@ -2,6 +2,7 @@
 //! small command picked at random and checks what it says. One failure fails the soak.
 
 mod job;
+pub(crate) mod kill;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -32,7 +32,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     let cloud = kernels::fetch(roof, KERNELS[0].1)?;
     behaviour(&mut report, roof, &cloud);
     repeat::cases(&mut report, roof, &cloud);
-    disk::cases(&mut report, roof, &cloud);
+    disk::cases(&mut report, root, roof, &cloud);
     balloon::cases(&mut report, roof, &cloud);
     vsock::cases(&mut report, roof, &cloud);
     devices::cases(&mut report, roof, &cloud);

@@ -6,6 +6,7 @@ use crate::chain;
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::layer::Layer;
+use crate::raw::Raw;
 
 /// How an image is opened.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +128,14 @@ impl Disk {
     pub fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DiskError> {
         self.change(offset, length)?;
         self.layer.write_zeroes(offset, length)
+    }
+
+    /// The image itself if its file's bytes are the disk's.
+    pub(crate) fn raw(&self) -> Option<&Raw> {
+        match &self.layer {
+            Layer::Raw(raw) => Some(raw),
+            Layer::Qcow2(_) => None,
+        }
     }
 
     /// How many bytes from `offset` on are known to be zeros without reading them.

@@ -18,6 +18,18 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+    /// The file is not there.
+    #[error("there is no disk image {path}: `roof disk create {path} 10G` makes one", path = .0.display())]
+    Missing(PathBuf),
+    /// The file may be read only.
+    #[error("the disk image {} cannot be written: attach it with `ro`, or with `cow` to have writes that vanish", .path.display())]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Neither a regular file nor a block device.
     #[error("{} is {what}, not a file or block device: name the image itself", .path.display())]
     NotAnImage {
@@ -183,6 +195,18 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// A file that cannot be opened.
+    pub(crate) fn open(path: &Path, writable: bool, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Missing(path),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if writable => {
+                Self::NotWritable { path, source }
+            }
+            _ => Self::Open { path, source },
+        }
+    }
+
     /// An operation of the host's on a file that failed.
     pub(crate) fn io(path: &Path, what: &'static str, offset: u64, source: io::Error) -> Self {
         let path = path.to_path_buf();

@@ -31,7 +31,7 @@ pub(crate) struct HostFile {
 
 impl HostFile {
     pub(crate) fn open(path: &Path, writable: bool) -> Result<Self, DiskError> {
-        let trouble = |source| DiskError::Open { path: path.to_path_buf(), source };
+        let trouble = |source| DiskError::open(path, writable, source);
         // Looked at first: opening some device nodes does things.
         kind(path, &std::fs::metadata(path).map_err(trouble)?)?;
         let file = std::fs::OpenOptions::new()

@@ -1,5 +1,5 @@
 //! Disk images on the host: raw files, block devices and qcow2 with backing files, as one
-//! synchronous, thread-safe [`Disk`]; and what one does with images: create, look at, resize,
+//! thread-safe [`Disk`], with a [`Lane`] for many requests at a time; and what one does with images: create, look at, resize,
 //! check, convert.
 //!
 //! Invariants: an image is a stranger's file: every walk and allocation is bounded by what the file
@@ -17,6 +17,7 @@ mod error;
 mod format;
 mod host;
 mod info;
+mod lane;
 mod layer;
 mod locks;
 mod maintain;
@@ -30,4 +31,5 @@ pub use disk::{Disk, OpenOptions};
 pub use error::DiskError;
 pub use format::Format;
 pub use info::{Info, SnapshotInfo, info};
+pub use lane::{Alarm, Lane, Pieces};
 pub use maintain::{Check, check, resize};

@@ -43,6 +43,16 @@ impl Raw {
         self.capacity
     }
 
+    /// Whether all of a range lay in the file when it was opened.
+    pub(crate) fn is_inside(&self, offset: u64, length: u64) -> bool {
+        offset.checked_add(length).is_some_and(|end| end <= self.length)
+    }
+
+    /// Whether a change from `offset` on is to be looked at first.
+    pub(crate) fn is_watched(&self, offset: u64) -> bool {
+        self.head.is_some() && offset < HEAD as u64
+    }
+
     pub(crate) fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         let done = self.file.read_some(offset, into)?;
         let at = offset + done as u64;

@@ -48,7 +48,10 @@ fn naming(folder: &Folder, name: &str, backing: &str, format: Option<&str>) -> s
 fn what_is_no_image_is_refused_with_its_name() {
     let folder = Folder::new();
     let default = OpenOptions::default();
-    assert_says(&refusal(&folder.path("none"), &default), &["cannot open", "none", "No such file"]);
+    assert_says(
+        &refusal(&folder.path("none"), &default),
+        &["no disk image", "none", "roof disk create"],
+    );
     assert_says(&refusal(&folder.path("."), &default), &["a directory"]);
     assert_says(&refusal(Path::new("/dev/null"), &default), &["a character device"]);
     assert_says(

@@ -1,30 +1,18 @@
 //! The seam to whatever holds a disk's bytes: a file, an image format, memory.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
+use memory::{GuestMemory, RamOffset};
 use thiserror::Error;
 
-/// A disk could not do what was asked; the guest gets VIRTIO_BLK_S_IOERR.
+use crate::device::Alarm;
+
+/// A disk could not do what was asked; the guest gets VIRTIO_BLK_S_IOERR. Why is for whoever runs
+/// the machine: the disk tells them itself.
 #[derive(Debug, Error)]
-pub enum DiskError {
-    /// It is attached read-only.
-    #[error("the disk is read-only")]
-    ReadOnly,
-    /// The host failed.
-    #[error("cannot {what} at byte {offset}")]
-    Host {
-        /// Read, write, flush, discard.
-        what: &'static str,
-        /// Where.
-        offset: u64,
-        /// What it said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The image's own format is damaged there.
-    #[error("the disk image is damaged: {0}")]
-    Damaged(String),
-}
+#[error("the disk failed")]
+pub struct DiskError(#[from] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A disk. Offsets and lengths are bytes, multiples of 512, within [`Disk::capacity`]: the caller
 /// has seen to it. May be called from several threads at once, and may wait.
@@ -64,4 +52,34 @@ pub trait Disk: Send + Sync + Debug {
     /// # Errors
     /// [`DiskError`].
     fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<(), DiskError>;
+
+    /// A way to read, write and flush many things at once, straight from and to guest memory;
+    /// `None`: there is none, and what there is to do is done one by one.
+    fn lane(self: Arc<Self>, _memory: &Arc<GuestMemory>) -> Option<Box<dyn Lane>> {
+        None
+    }
+}
+
+/// Pieces of guest memory, in order.
+pub type Pieces = Vec<(RamOffset, u32)>;
+
+/// Reads, writes and flushes that go on at the same time, in any order. Each has a tag of the
+/// caller's, under which its end is told. Ranges are as for [`Disk`]. Who drops it waits until the
+/// host has let go of all pieces.
+pub trait Lane: Send {
+    /// Begins to fill pieces from the disk; their pages are marked as written when that is done.
+    fn read(&mut self, tag: u32, offset: u64, pieces: Pieces);
+
+    /// Begins to write pieces to the disk.
+    fn write(&mut self, tag: u32, offset: u64, pieces: Pieces);
+
+    /// Begins to make survive what was written, as far as its end was told before.
+    fn flush(&mut self, tag: u32);
+
+    /// Tells of what has ended, after a wait for the first if need be and `wait`; perhaps of
+    /// nothing, as when the alarm rang.
+    fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), DiskError>));
+
+    /// Ends a wait in [`Lane::reap`], the current or the next one.
+    fn alarm(&self) -> Alarm;
 }

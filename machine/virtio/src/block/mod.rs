@@ -5,16 +5,15 @@
 //! not negotiate FLUSH has its writes on the disk before it hears of them.
 
 mod disk;
-mod raw;
+mod handler;
 mod request;
 
 use std::sync::Arc;
 
-use crate::device::{Device, Handler, Kind, Queues, read_image};
-use crate::queue::Broken;
+use crate::device::{Device, Handler, Kind, read_image};
 use crate::worker::Waker;
-pub use disk::{Disk, DiskError};
-pub use raw::{RawError, RawFile};
+pub use disk::{Disk, DiskError, Lane, Pieces};
+use handler::BlockHandler;
 use request::Requests;
 
 /// Bytes of a sector.
@@ -24,6 +23,7 @@ const SEG_MAX: u64 = 1 << 2;
 const READ_ONLY: u64 = 1 << 5;
 const BLK_SIZE: u64 = 1 << 6;
 const FLUSH: u64 = 1 << 9;
+const MULTI_QUEUE: u64 = 1 << 12;
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
 
@@ -35,21 +35,27 @@ const MOST_RANGE_SECTORS: u32 = 1 << 21;
 /// Segments of one discard or write-zeroes request.
 const MOST_RANGES: u32 = 32;
 
+/// More queues than that help nobody: one thread serves them.
+const MOST_QUEUES: u32 = 16;
+
 /// A disk as the guest sees it.
 #[derive(Clone, Debug)]
 pub struct Block {
     disk: Arc<dyn Disk>,
     id: [u8; 20],
+    queues: Vec<u16>,
 }
 
 impl Block {
-    /// `id` is its serial number, of which the guest sees the first 20 bytes.
-    pub fn new(disk: Arc<dyn Disk>, id: &str) -> Self {
+    /// `id` is its serial number, of which the guest sees the first 20 bytes. It has a queue for
+    /// each of `cpus`, up to a bound.
+    pub fn new(disk: Arc<dyn Disk>, id: &str, cpus: u32) -> Self {
         let mut bytes = [0; 20];
         for (to, from) in bytes.iter_mut().zip(id.bytes()) {
             *to = from;
         }
-        Self { disk, id: bytes }
+        let queues = vec![QUEUE; cpus.clamp(1, MOST_QUEUES) as usize];
+        Self { disk, id: bytes, queues }
     }
 
     fn config(&self) -> [u8; CONFIG_BYTES] {
@@ -58,7 +64,7 @@ impl Block {
         put(0, &(self.disk.capacity() / SECTOR).to_le_bytes());
         put(12, &u32::from(QUEUE - 2).to_le_bytes()); // seg_max: header and status apart
         put(20, &(SECTOR as u32).to_le_bytes());
-        put(34, &1_u16.to_le_bytes()); // queues
+        put(34, &(self.queues.len() as u16).to_le_bytes());
         put(36, &MOST_RANGE_SECTORS.to_le_bytes());
         put(40, &MOST_RANGES.to_le_bytes());
         put(44, &(4096 / SECTOR as u32).to_le_bytes()); // discard alignment
@@ -75,11 +81,12 @@ impl Device for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE]
+        &self.queues
     }
 
     fn features(&self) -> u64 {
-        let common = SEG_MAX | BLK_SIZE | FLUSH;
+        let queues = if self.queues.len() > 1 { MULTI_QUEUE } else { 0 };
+        let common = SEG_MAX | BLK_SIZE | FLUSH | queues;
         common | if self.disk.read_only() { READ_ONLY } else { DISCARD | WRITE_ZEROES }
     }
 
@@ -87,17 +94,12 @@ impl Device for Block {
         read_image(&self.config(), offset, data);
     }
 
-    fn activate(&mut self, features: u64, _waker: Waker) -> Box<dyn Handler> {
+    fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler> {
         let write_through = features & FLUSH == 0;
-        Box::new(BlockHandler(Requests::new(self.disk.clone(), self.id, write_through)))
-    }
-}
-
-struct BlockHandler(Requests);
-
-impl Handler for BlockHandler {
-    fn process(&mut self, queues: &mut Queues) -> Result<(), Broken> {
-        queues.serve(0, |chain| self.0.serve(chain))
+        let requests = Requests::new(self.disk.clone(), self.id, write_through);
+        // A write-through driver has no flush in flight to wait for, and inline nothing may be.
+        let one_by_one = write_through || waker.is_inline();
+        Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one))
     }
 }
 

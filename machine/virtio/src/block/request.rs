@@ -5,11 +5,12 @@
 //! writable  data that was read                 | status u8, the last byte
 //! ```
 //!
-//! Invariant: data goes through one buffer of [`CHUNK`] bytes, whatever a request's length.
+//! A request is done at once, or handed to a [`Lane`] and finished later. Invariant: what is done at
+//! once goes through one buffer of [`CHUNK`] bytes, whatever a request's length.
 
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskError};
+use super::disk::{Disk, DiskError, Lane};
 use super::{MOST_RANGE_SECTORS, MOST_RANGES, SECTOR};
 use crate::queue::{Broken, Chain};
 
@@ -37,6 +38,48 @@ impl From<DiskError> for Refusal {
     }
 }
 
+/// What a request begins with, and its room for data.
+#[derive(Clone, Copy)]
+struct Header {
+    kind: u32,
+    sector: u64,
+    /// Bytes that may be written, the status apart.
+    room: u32,
+}
+
+impl Header {
+    fn take(chain: &mut Chain) -> Result<Self, Broken> {
+        let mut header = [0; 16];
+        if chain.read(&mut header) < header.len() {
+            return Err(Broken::Protocol("a block request without a header"));
+        }
+        let Some(room) = chain.writable().checked_sub(1) else {
+            return Err(Broken::Protocol("a block request without room for its status"));
+        };
+        let word = u128::from_le_bytes(header);
+        Ok(Self { kind: word as u32, sector: (word >> 64) as u64, room })
+    }
+}
+
+/// Writes the status.
+fn finish(chain: &mut Chain, done: Result<(), Refusal>) {
+    let status = match done {
+        Ok(()) => 0,
+        Err(Refusal::Failed) => 1,
+        Err(Refusal::Unsupported) => 2,
+    };
+    chain.skip_to_last();
+    chain.write(&[status]);
+}
+
+/// Writes the status of what a lane did, which filled all that the chain gave it.
+pub(super) fn finish_landed(chain: &mut Chain, done: Result<(), DiskError>) {
+    if done.is_ok() {
+        chain.count_taken();
+    }
+    finish(chain, done.map_err(Refusal::from));
+}
+
 /// Serves requests on a disk.
 pub(super) struct Requests {
     disk: Arc<dyn Disk>,
@@ -50,19 +93,57 @@ impl Requests {
         Self { disk, id, write_through, buffer: vec![0; CHUNK] }
     }
 
+    /// The disk.
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// Does what a chain asks and writes its status.
     pub(super) fn serve(&mut self, chain: &mut Chain) -> Result<(), Broken> {
-        let mut header = [0; 16];
-        if chain.read(&mut header) < header.len() {
-            return Err(Broken::Protocol("a block request without a header"));
-        }
-        let Some(room) = chain.writable().checked_sub(1) else {
-            return Err(Broken::Protocol("a block request without room for its status"));
+        let header = Header::take(chain)?;
+        let done = self.do_now(header, chain);
+        finish(chain, done);
+        Ok(())
+    }
+
+    /// Hands what a chain asks to the lane under this tag: true; or does it, with its status.
+    pub(super) fn begin(
+        &mut self,
+        chain: &mut Chain,
+        lane: &mut dyn Lane,
+        tag: u32,
+    ) -> Result<bool, Broken> {
+        let header = Header::take(chain)?;
+        let begun = match header.kind {
+            IN if header.room > 0 => self.place(header.sector, header.room.into()).map(|offset| {
+                lane.read(tag, offset, chain.take_writable(1));
+            }),
+            OUT if chain.readable() > 0 && !self.disk.read_only() => {
+                self.place(header.sector, chain.readable().into()).map(|offset| {
+                    lane.write(tag, offset, chain.take_readable());
+                })
+            }
+            FLUSH => {
+                lane.flush(tag);
+                Ok(())
+            }
+            _ => {
+                let done = self.do_now(header, chain);
+                finish(chain, done);
+                return Ok(false);
+            }
         };
-        let word = u128::from_le_bytes(header);
-        let (kind, sector) = (word as u32, (word >> 64) as u64);
-        let done = match kind {
-            IN => self.read(sector, u64::from(room), chain),
+        let refused = begun.is_err();
+        if refused {
+            finish(chain, begun);
+        }
+        Ok(!refused)
+    }
+
+    fn do_now(&mut self, header: Header, chain: &mut Chain) -> Result<(), Refusal> {
+        let Header { kind, sector, room } = header;
+        match kind {
+            IN => self.read(sector, room.into(), chain),
             OUT => self.write(sector, chain),
             FLUSH => self.disk.flush().map_err(Refusal::from),
             GET_ID => {
@@ -72,15 +153,7 @@ impl Requests {
             }
             DISCARD | WRITE_ZEROES => self.ranges(kind, chain),
             _ => Err(Refusal::Unsupported),
-        };
-        let status = match done {
-            Ok(()) => 0,
-            Err(Refusal::Failed) => 1,
-            Err(Refusal::Unsupported) => 2,
-        };
-        chain.skip_to_last();
-        chain.write(&[status]);
-        Ok(())
+        }
     }
 
     /// Bytes from the start of a range of sectors that lies on the disk.

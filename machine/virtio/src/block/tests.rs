@@ -1,9 +1,10 @@
-//! Requests on a disk in memory that can be made to fail, and raw images.
+//! Requests on a disk in memory that can be made to fail.
 
 use std::sync::Mutex;
 
 use super::*;
 use crate::device::Queues;
+use crate::queue::Broken;
 use crate::testing::{BUFFERS, Guest};
 
 const CAPACITY: usize = 1 << 16;
@@ -28,7 +29,7 @@ impl Memory {
     fn call(&self, what: &'static str, offset: u64, length: u64) -> Result<(), DiskError> {
         self.calls.lock().expect("not poisoned").push((what, offset, length));
         match self.fails {
-            true => Err(DiskError::Damaged("as the test wants it".into())),
+            true => Err(DiskError("as the test wants it".into())),
             false => Ok(()),
         }
     }
@@ -82,8 +83,9 @@ impl Bench {
         let guest = Guest::new(16);
         let queue = guest.queue(0).expect("a sound queue");
         let queues = Queues::new(vec![Some(queue)]);
-        let block = Block::new(disk.clone(), "serial");
-        let handler = BlockHandler(Requests::new(block.disk.clone(), block.id, write_through));
+        let block = Block::new(disk.clone(), "serial", 1);
+        let requests = Requests::new(block.disk.clone(), block.id, write_through);
+        let handler = BlockHandler::new(requests, 1, true);
         Self { guest, disk, queues, handler }
     }
 
@@ -185,7 +187,7 @@ fn a_read_only_disk_is_only_read() {
     assert_eq!(bench.request(11, 0, &[(DATA, 16, false)]), 1);
     assert_eq!(bench.calls(), []);
     assert_eq!(bench.request(0, 0, &[(DATA, 512, true)]), 0);
-    let features = |read_only| Block::new(Memory::new(read_only, false), "").features();
+    let features = |read_only| Block::new(Memory::new(read_only, false), "", 1).features();
     assert_eq!(features(true), SEG_MAX | READ_ONLY | BLK_SIZE | FLUSH);
     assert_eq!(features(false), SEG_MAX | BLK_SIZE | FLUSH | DISCARD | WRITE_ZEROES);
 }
@@ -217,7 +219,7 @@ fn requests_without_header_or_status_are_broken() {
 
 #[test]
 fn the_configuration_tells_capacity_and_limits() {
-    let block = Block::new(Memory::new(false, false), "");
+    let block = Block::new(Memory::new(false, false), "", 1);
     let mut config = [0xff; 64];
     block.config_read(0, &mut config);
     assert_eq!(config[..8], 128_u64.to_le_bytes());
@@ -228,52 +230,155 @@ fn the_configuration_tells_capacity_and_limits() {
     assert_eq!(far, [0; 8]);
 }
 
-fn image(size: u64) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("a temporary directory");
-    file.as_file().set_len(size).expect("a temporary directory");
-    file
+/// A disk whose lane holds everything until it is reaped, and then gives the last one first.
+#[derive(Debug)]
+struct Backwards(Arc<Memory>);
+
+/// Tag, offset, and pieces with whether they are written; a flush has none.
+type Job = (u32, u64, Option<(Pieces, bool)>);
+
+struct BackwardsLane {
+    disk: Arc<Memory>,
+    memory: Arc<memory::GuestMemory>,
+    jobs: Vec<Job>,
+    waits: Arc<Mutex<Vec<bool>>>,
 }
 
-#[test]
-fn an_image_is_locked_while_it_is_open() {
-    let file = image(4096);
-    let first = RawFile::open(file.path(), false).expect("a sound image");
-    for read_only in [false, true] {
-        let second = RawFile::open(file.path(), read_only).expect_err("it is locked");
-        assert!(second.to_string().contains(",ro"), "{second}");
+impl Disk for Backwards {
+    fn capacity(&self) -> u64 {
+        self.0.capacity()
     }
-    drop(first);
-    let readers = [(); 2].map(|()| RawFile::open(file.path(), true).expect("readers share it"));
-    assert!(matches!(RawFile::open(file.path(), false), Err(RawError::Locked(_))));
-    assert!(readers[0].write_at(0, &[1; 512]).is_err());
-    drop(readers);
-    RawFile::open(file.path(), false).expect("nobody has it any more");
-}
 
-#[test]
-fn what_is_no_disk_is_refused_with_what_to_do() {
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let said =
-        |path: &std::path::Path| RawFile::open(path, true).expect_err("it is no disk").to_string();
-    assert!(said(&folder.path().join("none")).contains("truncate -s 1G"));
-    assert!(said(folder.path()).contains("neither a file nor a block device"));
-    assert!(said(image(0).path()).contains("0 bytes"));
-    assert!(said(image(513).path()).contains("%512"));
-}
-
-#[test]
-fn an_image_keeps_what_is_written_and_forgets_what_is_zeroed() {
-    let file = image(1 << 20);
-    let disk = RawFile::open(file.path(), false).expect("a sound image");
-    disk.write_at(0, &[7; 65536]).expect("a temporary file takes bytes");
-    for (offset, may_unmap) in [(4096, true), (8192, false)] {
-        disk.write_zeroes(offset, 4096, may_unmap).expect("a temporary file takes zeroes");
+    fn read_only(&self) -> bool {
+        self.0.read_only()
     }
-    disk.discard(16384, 4096).expect("a temporary file takes discards");
-    disk.flush().expect("a temporary file is flushed");
-    let bytes = std::fs::read(file.path()).expect("it is there");
-    assert_eq!(bytes.len(), 1 << 20, "ranges change no size");
-    assert!(bytes[..4096] == [7; 4096] && bytes[4096..12288] == [0; 8192] && bytes[12288] == 7);
-    let mut back = [0; 512];
-    assert!(disk.read_at(1 << 20, &mut back).is_err());
+
+    fn read_at(&self, _offset: u64, _into: &mut [u8]) -> Result<(), DiskError> {
+        unreachable!("there is a lane")
+    }
+
+    fn write_at(&self, _offset: u64, _from: &[u8]) -> Result<(), DiskError> {
+        unreachable!("there is a lane")
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        unreachable!("there is a lane")
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DiskError> {
+        self.0.discard(offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<(), DiskError> {
+        self.0.write_zeroes(offset, length, may_unmap)
+    }
+
+    fn lane(self: Arc<Self>, memory: &Arc<memory::GuestMemory>) -> Option<Box<dyn Lane>> {
+        let (disk, memory, jobs) = (self.0.clone(), memory.clone(), Vec::new());
+        Some(Box::new(BackwardsLane { disk, memory, jobs, waits: Arc::default() }))
+    }
+}
+
+impl Lane for BackwardsLane {
+    fn read(&mut self, tag: u32, offset: u64, pieces: Pieces) {
+        self.jobs.push((tag, offset, Some((pieces, false))));
+    }
+
+    fn write(&mut self, tag: u32, offset: u64, pieces: Pieces) {
+        self.jobs.push((tag, offset, Some((pieces, true))));
+    }
+
+    fn flush(&mut self, tag: u32) {
+        self.jobs.push((tag, 0, None));
+    }
+
+    fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), DiskError>)) {
+        self.waits.lock().expect("not poisoned").push(wait);
+        // One stays behind, so that there is always something in flight until the last.
+        let keep = usize::from(self.jobs.len() > 1);
+        for (tag, mut offset, job) in self.jobs.drain(keep..).rev().collect::<Vec<_>>() {
+            let Some((pieces, write)) = job else {
+                told(tag, self.disk.flush());
+                continue;
+            };
+            let mut done = Ok(());
+            for (place, length) in pieces {
+                let mut bytes = vec![0; length as usize];
+                done = done.and(if write {
+                    self.memory.read_bytes(place, &mut bytes);
+                    self.disk.write_at(offset, &bytes)
+                } else {
+                    let read = self.disk.read_at(offset, &mut bytes);
+                    self.memory.write_bytes(place, &bytes);
+                    read
+                });
+                offset += u64::from(length);
+            }
+            told(tag, done);
+        }
+    }
+
+    fn alarm(&self) -> crate::Alarm {
+        let waits = self.waits.clone();
+        Arc::new(move || waits.lock().expect("not poisoned").clear())
+    }
+}
+
+/// A header at an index of the buffers' page.
+fn header(guest: &Guest, index: u64, kind: u32, sector: u64) -> u64 {
+    let at = BUFFERS + index * 32;
+    let bytes = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+    guest.write(at, &bytes);
+    at
+}
+
+#[test]
+fn a_lane_s_ends_come_in_any_order_each_to_its_chain() {
+    let mut guest = Guest::new(32);
+    let disk = Memory::new(false, false);
+    let queue = guest.queue(0).expect("a sound queue");
+    let mut queues = Queues::new(vec![Some(queue)]);
+    let requests = Requests::new(Arc::new(Backwards(disk.clone())), [0; 20], false);
+    let mut handler = BlockHandler::new(requests, 1, false);
+    guest.write(DATA + 0x1000, &[0x77; 512]);
+    guest.write(STATUS, &[0xee; 8]);
+    type Data<'a> = &'a [(u64, u32, bool)];
+    let chains: [(u32, u64, Data<'_>); 5] = [
+        (0, 3, &[(DATA, 700, true), (DATA + 700, 324, true)]),
+        (1, 9, &[(DATA + 0x1000, 512, false)]),
+        (4, 0, &[]),
+        (0, 1 << 40, &[(DATA + 0x2000, 512, true)]),
+        (0, 5, &[(DATA + 0x3000, 512, true)]),
+    ];
+    for (index, (kind, sector, data)) in (0..).zip(chains) {
+        let head = header(&guest, index, kind, sector);
+        let status = [(STATUS + index, 1, true)];
+        guest.offer_chain(index as u16 * 6, &[&[(head, 16, false)], data, &status].concat());
+    }
+    handler.process(&mut queues).expect("a sound ring");
+    // The refused one came at once, then the lane's, but for one.
+    assert_eq!([0, 1, 2, 3].map(|index| guest.used(index).0), [18, 24, 12, 6]);
+    assert_eq!(guest.used_index(), 4);
+    assert!(handler.is_busy() && handler.alarm().is_some());
+    assert!(queues.take_results().1, "there is one to come back for");
+    handler.process(&mut queues).expect("a sound ring");
+    assert_eq!((guest.used_index(), guest.used(4)), (5, (0, 1025)));
+    assert!(!handler.is_busy() && !queues.take_results().1);
+    assert_eq!(guest.read(STATUS, 5), [0, 0, 0, 1, 0]);
+    assert_eq!(guest.read(DATA, 1024), [[3; 512], [4; 512]].concat());
+    assert_eq!(guest.read(DATA + 0x3000, 512), [5; 512]);
+    assert_eq!(disk.bytes.lock().expect("not poisoned")[9 * 512..10 * 512], [0x77; 512]);
+    assert_eq!(guest.used(0).1, 1, "of an error only the status is written");
+}
+
+#[test]
+fn each_cpu_has_a_queue_up_to_a_bound() {
+    let block = |cpus| Block::new(Memory::new(false, false), "", cpus);
+    for (cpus, queues) in [(0, 1), (1, 1), (3, 3), (200, MOST_QUEUES as usize)] {
+        assert_eq!(block(cpus).queue_sizes(), vec![QUEUE; queues]);
+        assert_eq!(block(cpus).features() & MULTI_QUEUE != 0, queues > 1);
+        let mut config = [0; 36];
+        block(cpus).config_read(0, &mut config);
+        assert_eq!(config[34..], (queues as u16).to_le_bytes());
+    }
 }

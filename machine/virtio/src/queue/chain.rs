@@ -84,6 +84,8 @@ pub struct Chain {
     head: u16,
     readable: Segments,
     writable: Segments,
+    /// Bytes that were given out by `take_writable`, and are not counted as written.
+    taken: u32,
     written: u32,
 }
 
@@ -114,6 +116,7 @@ impl Chain {
             head,
             readable: Segments::default(),
             writable: Segments::default(),
+            taken: 0,
             written: 0,
         };
         let mut index = head;
@@ -239,6 +242,26 @@ impl Chain {
         Some((start, length as u64))
     }
 
+    /// Takes all that is left to read, as pieces of RAM: for whoever copies it by other means.
+    pub fn take_readable(&mut self) -> Vec<(RamOffset, u32)> {
+        let most = self.readable.left;
+        take(&self.memory, &mut self.readable, most)
+    }
+
+    /// Takes all that is left to write but the last `keep` bytes, as pieces of RAM. Whoever fills
+    /// them marks their pages (`GuestMemory::note_written`) and says so by
+    /// [`Chain::count_taken`].
+    pub fn take_writable(&mut self, keep: u32) -> Vec<(RamOffset, u32)> {
+        let most = self.writable.left.saturating_sub(keep);
+        self.taken += most;
+        take(&self.memory, &mut self.writable, most)
+    }
+
+    /// What [`Chain::take_writable`] gave was written.
+    pub fn count_taken(&mut self) {
+        self.written += std::mem::take(&mut self.taken);
+    }
+
     /// Copies bytes to where the next ones are to be written; gives how many had room.
     pub fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;
@@ -295,4 +318,15 @@ impl Chain {
         self.readable.advance(done);
         Ok(done)
     }
+}
+
+/// The next `most` bytes as pieces of RAM.
+fn take(memory: &GuestMemory, segments: &mut Segments, most: u32) -> Vec<(RamOffset, u32)> {
+    let (mut pieces, mut left) = (Vec::with_capacity(segments.list.len()), most as usize);
+    while let Some((start, run)) = segments.next(left) {
+        let (offset, _) = memory.locate(start).expect("the walk checked that the buffer is RAM");
+        pieces.push((offset, run as u32));
+        left -= run;
+    }
+    pieces
 }

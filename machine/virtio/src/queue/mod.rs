@@ -171,16 +171,33 @@ impl Queue {
     /// a promise that the others are there.
     pub fn push_all(&mut self, chains: impl IntoIterator<Item = Chain>) {
         for chain in chains {
-            let entry = 4 + 8 * u64::from(self.next_used % self.size);
-            self.memory.store(at(self.used, entry), u32::from(chain.head()));
-            self.memory.store(at(self.used, entry + 4), chain.written());
-            self.note(entry);
-            self.note(entry + 4);
-            self.next_used = self.next_used.wrapping_add(1);
+            self.put(chain);
         }
-        // Stores are seen in order (x86), so the entry is there before the index.
+        self.publish();
+    }
+
+    /// Fills the next used entry with a chain; the driver sees it after [`Queue::publish`].
+    pub fn put(&mut self, chain: Chain) {
+        let entry = 4 + 8 * u64::from(self.next_used % self.size);
+        self.memory.store(at(self.used, entry), u32::from(chain.head()));
+        self.memory.store(at(self.used, entry + 4), chain.written());
+        self.note(entry);
+        if (self.used.0 + entry + 4).is_multiple_of(PAGE_SIZE) {
+            self.note(entry + 4);
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Shows the driver all used entries that were filled.
+    pub fn publish(&mut self) {
+        // Stores are seen in order (x86), so the entries are there before the index.
         self.memory.store(at(self.used, 2), self.next_used);
         self.note(2);
+    }
+
+    /// The memory that the queue and its buffers lie in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
     }
 
     /// Whether the driver wants an interrupt for what was pushed since this was last asked

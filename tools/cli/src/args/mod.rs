@@ -2,11 +2,11 @@
 //!
 //! Invariant: values are only given a type here; whether they make sense is the facade's to say.
 
+mod attach;
 pub(crate) mod disk;
 mod extras;
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ Examples:
   roof run -c 2 -m 1G ./bzImage -- nproc     your kernel, two CPUs, 1 GiB
   roof run linux-image-rt-amd64              a kernel from the cache, by package or release
   roof run -d disk.img -- mount /dev/vda /mnt
-                                             a disk (`truncate -s 1G disk.img` makes an empty one)
+                                             a disk (`roof disk create disk.img 1G` makes one)
   roof run -P 8080:80 -- httpd -f            the guest's port 80 is http://127.0.0.1:8080
   roof run vmlinux -i initrd.img             your initrd untouched, its console on stdout
   git bisect run roof run -- ./test          125 (skip) when roof itself fails
@@ -115,9 +115,14 @@ pub(crate) struct Run {
     /// Boot this initrd untouched, with its own /init
     #[arg(short, long)]
     initrd: Option<PathBuf>,
-    /// Attach a raw disk image as /dev/vda, the next as /dev/vdb; `,ro` behind it: read-only
-    #[arg(short, long = "disk", value_name = "FILE[,ro]")]
-    disks: Vec<OsString>,
+    /// Attach a disk image or block device as /dev/vda, the next as /dev/vdb
+    ///
+    /// Behind it, in any order: `,ro` it cannot be changed; `,cow` writes go to a temporary file that
+    /// vanishes (the default for block devices); `,rw` write to a block device; `,format=raw` or
+    /// `,format=qcow2` instead of detecting it; `,backing=FILE` allows a backing file outside of the
+    /// image's folder. See docs/disks.md.
+    #[arg(short, long = "disk", value_name = "FILE[,ro|rw|cow][,format=F]", value_parser = attach::parser())]
+    disks: Vec<DiskConfig>,
     /// The guest's root directory: this host's, changed in memory only; or a small one of its own
     #[arg(long, value_enum, value_name = "ROOT", default_value_t)]
     root: RootDirectory,
@@ -226,7 +231,7 @@ impl Run {
             cpus: self.cpus,
             memory_mib: self.memory,
             initrd: self.initrd.clone(),
-            disks: self.disks.iter().map(parse_disk).collect(),
+            disks: self.disks.clone(),
             root: match self.root {
                 RootDirectory::Auto => Root::Auto,
                 RootDirectory::Host => Root::Host,
@@ -252,14 +257,6 @@ impl Run {
             extras: self.extras.extras(),
             input: None,
         }
-    }
-}
-
-/// An image's path, and perhaps `,ro` behind it.
-fn parse_disk(text: &OsString) -> DiskConfig {
-    match text.as_bytes().strip_suffix(b",ro") {
-        Some(path) => DiskConfig { path: OsStr::from_bytes(path).into(), read_only: true },
-        None => DiskConfig { path: text.into(), read_only: false },
     }
 }
 
@@ -307,15 +304,6 @@ mod tests {
         assert_eq!(parse_size("1T"), Ok(1 << 20));
         assert!(parse_size("").is_err() && parse_size("x").is_err() && parse_size("-1").is_err());
         assert!(parse_size("99999999999999999T").is_err());
-    }
-
-    #[test]
-    fn a_disk_is_a_path_and_perhaps_read_only() {
-        let parsed = |text: &str| parse_disk(&text.into());
-        let disk = |path: &str, read_only| DiskConfig { path: path.into(), read_only };
-        assert_eq!(parsed("a.img"), disk("a.img", false));
-        assert_eq!(parsed("a,b.img,ro"), disk("a,b.img", true));
-        assert_eq!(parsed("a.img,rw"), disk("a.img,rw", false));
     }
 
     #[test]

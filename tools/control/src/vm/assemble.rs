@@ -22,7 +22,6 @@ use memory::GuestMemory;
 use protocol::WindowSize;
 use rustix::time::{ClockId, clock_gettime};
 
-use virtio::block::Disk;
 use virtio::console::ConsoleControl;
 use virtio::{Balloon, BalloonControl};
 
@@ -32,6 +31,7 @@ use super::error::RunError;
 use super::fixed_input::FixedInput;
 use super::outbox::Outbox;
 use super::stream::SessionPort;
+use crate::disk::Disk;
 use crate::source::FileSource;
 
 /// How the machine ended.
@@ -41,7 +41,7 @@ pub(super) type End = machine::Outcome;
 pub(super) struct Files {
     pub(super) kernel: FileSource,
     pub(super) initrd: Option<Box<dyn Initrd>>,
-    pub(super) disks: Vec<Arc<dyn Disk>>,
+    pub(super) disks: Vec<Disk>,
     pub(super) extras: super::extras::Opened,
     /// The user's terminal's size.
     pub(super) window: Option<WindowSize>,
@@ -172,7 +172,7 @@ pub(super) fn assemble(
     let engine = new_engine(effective, memory.clone(), time.clone())?;
     let input = files.input.map(|bytes| FixedInput::new(bytes, effective.session));
     let mut config = machine_config(effective, outbox, input.clone(), time)?;
-    config.virtio = super::disks::devices(effective, files.disks);
+    config.virtio = super::disks::devices(effective, files.disks, outbox);
     let balloon = Balloon::new(memory.clone());
     let balloon_control = balloon.control();
     config.virtio.push(Box::new(balloon));

@@ -3,7 +3,6 @@
 //! Invariant: [`Effective`] has no defaults left in it; as a command line it gives the same VM.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::kernel::Kernel;
 use x86::cpuid::Vendor as CpuVendor;
 
 use super::choose::{Choice, EngineChoice, EngineKind};
+use super::disks::DiskConfig;
 use super::error::RunError;
 use super::extras::Extras;
 use super::network::NetConfig;
@@ -77,22 +77,6 @@ pub struct RunConfig {
     /// All the input there will be, given to the guest when it asks, at moments that depend on the
     /// guest alone; `None`: it comes through [`super::Controls`].
     pub input: Option<Vec<u8>>,
-}
-
-/// A disk image to attach.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskConfig {
-    /// The file or block device.
-    pub path: PathBuf,
-    /// The guest cannot change it.
-    pub read_only: bool,
-}
-
-impl fmt::Display for DiskConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suffix = if self.read_only { ",ro" } else { "" };
-        write!(f, "{}{suffix}", self.path.display())
-    }
 }
 
 /// How a run is made repeatable: instructions make the time, random numbers come from a seed.

@@ -136,7 +136,10 @@ pub enum RunError {
     },
     /// A disk image cannot be attached.
     #[error(transparent)]
-    Disk(#[from] virtio::block::RawError),
+    Disk(#[from] crate::disk::DiskError),
+    /// `-d` with a directory.
+    #[error("{path} is a directory, not a disk image: `--share {path}` shows it to the guest as one", path = .0.display())]
+    FolderAsDisk(PathBuf),
     /// A directory cannot be shared.
     #[error(transparent)]
     Share(#[from] fs::ShareError),

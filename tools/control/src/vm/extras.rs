@@ -18,6 +18,7 @@ use super::assemble::End;
 use super::debug::Debug;
 use super::error::RunError;
 use super::outbox::Outbox;
+use super::report::Event;
 use super::stream::{SessionHost, SessionPort};
 use super::typing::Typing;
 
@@ -127,7 +128,7 @@ impl Opened {
             let outbox = Arc::downgrade(outbox);
             let trace: machine::Trace = Arc::new(move |line: &str| {
                 if let Some(outbox) = outbox.upgrade() {
-                    outbox.push_note(line);
+                    outbox.push_word(Event::Notice(line.to_owned()));
                 }
             });
             config.trace_virtio = self.debug.virtio.then(|| trace.clone());

@@ -25,8 +25,9 @@ mod typing;
 mod watch;
 
 pub use choose::{Choice, EngineChoice, EngineKind, Execution, KvmVerdict, kvm_verdict};
-pub use config::{Deterministic, DiskConfig, Effective, RunConfig};
+pub use config::{Deterministic, Effective, RunConfig};
 pub use debug::Debug;
+pub use disks::{Access, DiskConfig};
 pub use error::RunError;
 pub use extras::Extras;
 pub use machine::EventDigest;

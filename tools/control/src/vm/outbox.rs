@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use protocol::WindowSize;
 
+use super::report::Event;
+
 /// Bytes of one stream that wait for the run loop.
 const MOST: usize = 256 * 1024;
 /// Bytes of standard input that wait for the guest.
 const MOST_INPUT: usize = 64 * 1024;
 /// Sentences that wait for the run loop.
-const MOST_NOTES: usize = 1000;
+const MOST_WORDS: usize = 1000;
 /// How long the run loop lets bytes gather before it takes them.
 const GATHER: Duration = Duration::from_micros(500);
 
@@ -33,8 +35,7 @@ pub(super) struct Taken<E> {
     pub(super) console: Vec<u8>,
     pub(super) session: Vec<u8>,
     pub(super) wishes: Vec<Wish>,
-    /// Sentences for the user.
-    pub(super) notes: Vec<String>,
+    pub(super) words: Vec<Event>,
     pub(super) ended: Option<E>,
 }
 
@@ -45,7 +46,7 @@ struct State<E> {
     input: VecDeque<u8>,
     input_ended: bool,
     wishes: Vec<Wish>,
-    notes: Vec<String>,
+    words: Vec<Event>,
     ended: Option<E>,
     /// Input came; the run loop shall look.
     stirred: bool,
@@ -68,7 +69,7 @@ impl<E> Outbox<E> {
             input: VecDeque::new(),
             input_ended: false,
             wishes: Vec::new(),
-            notes: Vec::new(),
+            words: Vec::new(),
             ended: None,
             stirred: false,
             closed: false,
@@ -107,11 +108,11 @@ impl<E> Outbox<E> {
         }
     }
 
-    /// A sentence for the user; of too many at once the later ones are lost.
-    pub(super) fn push_note(&self, line: &str) {
+    /// A sentence for the user, as it will reach them; beyond [`MOST_WORDS`] that wait, the last ones are dropped.
+    pub(super) fn push_word(&self, event: Event) {
         let mut state = self.lock();
-        if state.notes.len() < MOST_NOTES && !state.closed {
-            state.notes.push(line.to_owned());
+        if state.words.len() < MOST_WORDS && !state.closed {
+            state.words.push(event);
             state.stirred = true;
             self.something.notify_all();
         }
@@ -140,7 +141,8 @@ impl<E> Outbox<E> {
                 std::thread::sleep(GATHER);
                 state = self.lock();
             }
-            if bytes || state.stirred || state.ended.is_some() || !state.wishes.is_empty() {
+            let asked = !state.wishes.is_empty() || !state.words.is_empty();
+            if bytes || state.stirred || state.ended.is_some() || asked {
                 break;
             }
             let now = Instant::now();
@@ -159,7 +161,7 @@ impl<E> Outbox<E> {
             console: std::mem::take(&mut state.console),
             session: std::mem::take(&mut state.session),
             wishes: std::mem::take(&mut state.wishes),
-            notes: std::mem::take(&mut state.notes),
+            words: std::mem::take(&mut state.words),
             ended: state.ended.take(),
         }
     }
@@ -276,10 +278,12 @@ mod tests {
         outbox.push_session(b"b");
         outbox.push_console(b"c");
         controls.signal(2);
+        outbox.push_word(Event::Trouble("it broke".into()));
         outbox.end(5);
         outbox.end(6);
         let taken = outbox.take(None);
         assert_eq!((taken.console, taken.session), (b"ac".to_vec(), b"b".to_vec()));
+        assert!(matches!(&taken.words[..], [Event::Trouble(text)] if text == "it broke"));
         assert_eq!((taken.wishes, taken.ended), (vec![Wish::Signal(2)], Some(5)));
         let none = outbox.take(Some(Instant::now() + Duration::from_millis(5)));
         assert!(none.console.is_empty() && none.ended.is_none());

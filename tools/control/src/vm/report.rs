@@ -25,6 +25,10 @@ pub enum Event {
     Stderr(Vec<u8>),
     /// A sentence for the user.
     Notice(String),
+    /// A sentence about something of the host's that failed under the guest, and what to do.
+    Trouble(String),
+    /// A sentence about how something is done, for those who look closely.
+    Detail(String),
     /// The command has been started in the guest.
     Started,
 }

@@ -57,7 +57,7 @@ impl Vm {
     pub fn prepare(config: &RunConfig, events: &mut dyn FnMut(Event)) -> Result<Self, RunError> {
         config.cpus(choose::EngineKind::Soft(choose::Execution::default()))?; // before anything that takes time
         config.memory_mib(1)?;
-        let disks = super::disks::open(&config.disks)?;
+        let (disks, disk_configs) = super::disks::open(&config.disks)?;
         let extras = super::extras::open(&config.extras, config.deterministic.is_some())?;
         let wish = network::Wish::of(config)?;
         let initrd = config.initrd.as_deref().map(super::assemble::open_initrd).transpose()?;
@@ -82,7 +82,7 @@ impl Vm {
             },
             append: config.append.clone(),
             initrd: config.initrd.clone(),
-            disks: config.disks.clone(),
+            disks: disk_configs,
             host_root,
             shares: super::shares::shares(config, host_root)?,
             as_user: config.as_user,
@@ -317,11 +317,11 @@ impl Loop<'_> {
             let until = [self.power_off, self.deadline, self.look_at_drivers];
             let until = until.into_iter().flatten().min();
             let taken = self.outbox.take(until);
-            taken.notes.into_iter().for_each(|line| events(Event::Notice(line)));
             if !taken.console.is_empty() {
                 self.console.push(&taken.console);
                 events(Event::Console(taken.console));
             }
+            taken.words.into_iter().for_each(&mut *events);
             self.session_bytes(&taken.session, events);
             self.stream_bytes(events);
             if let Some(outcome) = taken.wishes.into_iter().find_map(|wish| self.wish(wish)) {
