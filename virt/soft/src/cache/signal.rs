@@ -46,7 +46,7 @@ struct Range {
 
 /// What a kick takes off the budget: more than any budget, and no more than bits below 48 hold, by
 /// whose sign translated code knows (`translate::quiet`).
-pub(crate) const KICKED: i64 = 1 << 40;
+pub(crate) const KICKED: i64 = 1 << 46;
 
 /// Whether a kick came since this budget was given.
 #[inline]

@@ -330,6 +330,7 @@ impl SoftVcpu {
         state.invalidate = invalidate as *const () as u64;
         state.entry = code;
         self.native_budget = budget as i64;
+        debug_assert!(budget < KICKED as u64 / 2, "a kick takes more off than any budget has");
         self.offer_sides();
         if self.cpu.bus.is_virtual() {
             // The budget tells the time: nobody else may change it.
