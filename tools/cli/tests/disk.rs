@@ -68,7 +68,7 @@ fn what_cannot_be_says_why() {
     );
     assert!(!world.path("b.qcow2").exists() && !world.path("b.img").exists());
     refused(&world, &["resize", "a.qcow2", "1M"], &["would be lost", "--shrink"]);
-    refused(&world, &["info", "none"], &["cannot look at none", "No such file"]);
+    refused(&world, &["info", "none"], &["cannot look at none", "no disk image none"]);
     refused(&world, &["convert", "none", "c.qcow2"], &["cannot convert none"]);
     refused(&world, &["convert", "a.qcow2", "a.qcow2"], &["exists already"]);
     world.file("foreign", b"KDMV\0\0\0\0");
