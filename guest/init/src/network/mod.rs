@@ -38,13 +38,21 @@ pub(crate) fn card(network: &Network) -> Option<String> {
             let address = Address { address: *address, prefix: *prefix };
             configure(address, Some(*gateway), resolver)
         }
-        Network::Dhcp => net::bring_up(CARD).map_err(|error| error.to_string()).and_then(|()| {
-            let thread = std::thread::Builder::new().name("dhcp".into());
-            let spawned = thread.spawn(|| dhcp::run(CARD, apply));
-            spawned.map(drop).map_err(|error| error.to_string())
-        }),
+        Network::Dhcp => {
+            // What a host's says does not hold here.
+            let _ = std::fs::remove_file(RESOLVER);
+            begin_dhcp()
+        }
     };
     configured.err().map(|error| format!("cannot configure {CARD}: {error}"))
+}
+
+/// Asks for a lease in the background.
+fn begin_dhcp() -> Result<(), String> {
+    net::bring_up(CARD).map_err(|error| error.to_string())?;
+    let thread = std::thread::Builder::new().name("dhcp".into());
+    let spawned = thread.spawn(|| dhcp::run(CARD, apply));
+    spawned.map(drop).map_err(|error| error.to_string())
 }
 
 fn configure(address: Address, gateway: Option<[u8; 4]>, resolver: &[u8]) -> Result<(), String> {

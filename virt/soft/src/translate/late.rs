@@ -90,7 +90,8 @@ impl Emitter<'_> {
             Late::Registers => self.want_native(),
             Late::Memory(recipe) => {
                 self.compare_kept(recipe);
-                self.place = Place::Native { recipe: Some(recipe), saved: false };
+                // The value is kept in memory only for who leaves: nobody else can make them again.
+                self.place = Place::Native { recipe: None, saved: false };
             }
         }
     }

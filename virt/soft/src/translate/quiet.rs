@@ -20,7 +20,6 @@
 
 use super::asm::{Hole, Mem};
 use super::emit::{Emitter, Stub};
-use super::facts::Fact;
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::site::SiteKind;
@@ -79,26 +78,13 @@ impl Emitter<'_> {
             self.leave_quietly(site, Rcx::Temp, true);
             self.asm.land_short(known);
         } else {
-            self.probe_or_leave(site, true);
+            let known = self.probe();
+            let from = self.asm.jmp();
+            self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp, target: true });
+            self.asm.land_short(known);
         }
         self.asm.load(RCX, Mem::Gs(at::TEMP));
         self.asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 8));
-    }
-
-    /// CALL r/m64. An address that the jump cache has is canonical, so the call does not fail for it.
-    pub(super) fn call_quietly(&mut self, index: usize, fact: &Fact) {
-        self.load_target(index, fact);
-        let site = self.site(SiteKind::Interpret, index);
-        self.probe_or_leave(site, false);
-        self.asm.load(S0, Mem::Table(S1, JUMPS as i32 + 8));
-        self.asm.load(RCX, Mem::Gs(at::TEMP));
-        self.asm.store(Mem::Gs(at::TARGET), S0);
-        self.push_return(index, fact);
-        self.move_rsp(-self.word());
-        self.want_native();
-        self.settle();
-        self.spend(index + 1);
-        self.asm.jmp_mem(Mem::Gs(at::TARGET));
     }
 
     /// Looks S0 up; `known` is where S1 * 8 leads to its entry.
@@ -116,13 +102,6 @@ impl Emitter<'_> {
         self.asm.not(RCX);
         self.asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
         self.asm.jrcxz()
-    }
-
-    fn probe_or_leave(&mut self, site: u32, target: bool) {
-        let known = self.probe();
-        let from = self.asm.jmp();
-        self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp, target });
-        self.asm.land_short(known);
     }
 
     /// Out of line: leaves at a site, whose target is in S0 if it has one.
