@@ -400,9 +400,9 @@ impl Emitter<'_> {
                     self.land_here(from);
                     self.jump_to(target);
                 }
-                Stub::Quiet { from, site, rcx, target } => {
+                Stub::Quiet { from, site, rcx } => {
                     self.land_here(from);
-                    self.leave_quietly(site, rcx, target);
+                    self.leave_quietly(site, rcx);
                 }
                 Stub::Late { from, site, kept } => self.leave_late(from, site, kept),
                 Stub::Unit { from, back, x87 } => {

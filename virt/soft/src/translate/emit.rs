@@ -120,7 +120,7 @@ pub(super) enum Stub {
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Leaves with the flags where the site says, RCX being elsewhere.
-    Quiet { from: Hole, site: u32, rcx: Rcx, target: bool },
+    Quiet { from: Hole, site: u32, rcx: Rcx },
     /// Leaves in front of a block's last branch.
     Late { from: Hole, site: u32, kept: bool },
     /// Loads the vector (or x87) state, then comes back.

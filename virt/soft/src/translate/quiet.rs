@@ -29,7 +29,9 @@ use crate::cache::state::at;
 /// Where the guest's RCX is meanwhile.
 #[derive(Clone, Copy)]
 pub(super) enum Rcx {
+    /// At a poll.
     S1,
+    /// At an indirect branch, whose target is in S0.
     Temp,
 }
 
@@ -51,7 +53,7 @@ impl Emitter<'_> {
         self.asm.rorx(RCX, BUDGET, 48);
         self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
         let from = self.asm.jump_unless_rcx_is_0();
-        self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::S1, target: false });
+        self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::S1 });
         self.asm.mov(RCX, S1);
     }
 
@@ -73,16 +75,14 @@ impl Emitter<'_> {
         self.want_native();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
+        let known = self.probe();
         if self.is_cold {
-            let known = self.probe();
-            self.leave_quietly(site, Rcx::Temp, true);
-            self.asm.land_short(known);
+            self.leave_quietly(site, Rcx::Temp);
         } else {
-            let known = self.probe();
             let from = self.asm.jmp();
-            self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp, target: true });
-            self.asm.land_short(known);
+            self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp });
         }
+        self.asm.land_short(known);
         self.asm.load(RCX, Mem::Gs(at::TEMP));
         self.asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 8));
     }
@@ -104,14 +104,14 @@ impl Emitter<'_> {
         self.asm.jrcxz()
     }
 
-    /// Out of line: leaves at a site, whose target is in S0 if it has one.
-    pub(super) fn leave_quietly(&mut self, site: u32, rcx: Rcx, target: bool) {
+    /// Out of line: leaves at a site.
+    pub(super) fn leave_quietly(&mut self, site: u32, rcx: Rcx) {
         match rcx {
             Rcx::S1 => self.asm.mov(RCX, S1),
-            Rcx::Temp => self.asm.load(RCX, Mem::Gs(at::TEMP)),
-        }
-        if target {
-            self.asm.store(Mem::Gs(at::TARGET), S0);
+            Rcx::Temp => {
+                self.asm.load(RCX, Mem::Gs(at::TEMP));
+                self.asm.store(Mem::Gs(at::TARGET), S0);
+            }
         }
         let flags = self.sites[(site - self.numbers.first_site) as usize].flags;
         self.go_out(site, matches!(flags, Place::Native { .. }));

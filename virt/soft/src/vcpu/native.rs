@@ -456,7 +456,7 @@ impl SoftVcpu {
         let spent = self.cpu.bus.tlb.state().budget < 0;
         match site.kind {
             SiteKind::Poll => self.take_sample(site.block),
-            SiteKind::Target { .. } | SiteKind::Interpret if spent => self.take_sample(site.block),
+            SiteKind::Target { .. } if spent => self.take_sample(site.block),
             _ => {}
         }
         match site.kind {
