@@ -35,6 +35,8 @@ pub struct SoftOptions {
     pub virtual_time: Option<Arc<VirtualTime>>,
     /// Bound on each vCPU's translated code; 64 MiB if `None`. At least 4 MiB and a bit.
     pub code_bytes: Option<usize>,
+    /// Code counts as hot at once: slower, but short programs see all that long ones do. For tests.
+    pub hurried: bool,
 }
 
 /// The software engine.

@@ -16,6 +16,7 @@ use x86::cpuid::CpuidEntry;
 use crate::clock::Clock;
 use crate::cross::Presence;
 use crate::engine::{Execution, SoftOptions};
+use crate::vcpu::superblock::Pace;
 
 /// Bound on a vCPU's translated code, unless another is asked for.
 const CODE_BYTES: usize = 64 << 20;
@@ -133,6 +134,7 @@ pub(crate) struct Shared {
     pub(crate) execution: Execution,
     /// Bound on each vCPU's translated code.
     pub(crate) code_bytes: usize,
+    pub(crate) pace: Pace,
     pub(crate) capabilities: Capabilities,
     pub(crate) vcpus: Vec<Arc<VcpuShared>>,
     /// Level of the 8259 pair's output.
@@ -160,6 +162,7 @@ impl Shared {
         Self {
             execution: options.execution,
             code_bytes: options.code_bytes.unwrap_or(CODE_BYTES),
+            pace: if options.hurried { Pace::HURRIED } else { Pace::USUAL },
             memory,
             clock,
             cpuid,

@@ -226,6 +226,9 @@ impl Emitter<'_> {
 
     /// CALL r/m64.
     pub(super) fn call_indirect(&mut self, index: usize, fact: &Fact) {
+        if self.source.gates.windows {
+            return self.call_quietly(index, fact);
+        }
         self.load_target(index, fact);
         self.check_target(index);
         self.asm.store(Mem::Gs(at::TEMP), S0);

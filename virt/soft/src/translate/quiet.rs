@@ -20,6 +20,7 @@
 
 use super::asm::{Hole, Mem};
 use super::emit::{Emitter, Stub};
+use super::facts::Fact;
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::site::SiteKind;
@@ -31,8 +32,10 @@ use crate::cache::state::at;
 pub(super) enum Rcx {
     /// At a poll.
     S1,
-    /// At an indirect branch, whose target is in S0.
+    /// At an indirect call that has not been executed.
     Temp,
+    /// At an indirect branch, whose target is in S0.
+    Target,
 }
 
 impl Emitter<'_> {
@@ -75,16 +78,33 @@ impl Emitter<'_> {
         self.want_native();
         let offset = self.facts[index].offset;
         let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
-        let known = self.probe();
         if self.is_cold {
-            self.leave_quietly(site, Rcx::Temp);
+            let known = self.probe();
+            self.leave_quietly(site, Rcx::Target);
+            self.asm.land_short(known);
         } else {
-            let from = self.asm.jmp();
-            self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::Temp });
+            self.probe_or_leave(site, Rcx::Target);
         }
-        self.asm.land_short(known);
         self.asm.load(RCX, Mem::Gs(at::TEMP));
         self.asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 8));
+    }
+
+    /// CALL r/m64: looks its target up first, because what the jump cache has is canonical. Who is
+    /// not there is the interpreter's, before anything is pushed.
+    pub(super) fn call_quietly(&mut self, index: usize, fact: &Fact) {
+        self.load_target(index, fact);
+        let site = self.site(SiteKind::Interpret, index);
+        self.probe_or_leave(site, Rcx::Temp);
+        self.asm.load(S0, Mem::Table(S1, JUMPS as i32 + 8));
+        self.asm.load(RCX, Mem::Gs(at::TEMP));
+        self.asm.store(Mem::Gs(at::TARGET), S0);
+        self.push_return(index, fact);
+        self.move_rsp(-self.word());
+        self.restore_names();
+        self.want_native();
+        self.settle();
+        self.spend(index + 1);
+        self.asm.jmp_mem(Mem::Gs(at::TARGET));
     }
 
     /// Looks S0 up; `known` is where S1 * 8 leads to its entry.
@@ -104,11 +124,19 @@ impl Emitter<'_> {
         self.asm.jrcxz()
     }
 
+    fn probe_or_leave(&mut self, site: u32, rcx: Rcx) {
+        let known = self.probe();
+        let from = self.asm.jmp();
+        self.stubs.push(Stub::Quiet { from, site, rcx });
+        self.asm.land_short(known);
+    }
+
     /// Out of line: leaves at a site.
     pub(super) fn leave_quietly(&mut self, site: u32, rcx: Rcx) {
         match rcx {
             Rcx::S1 => self.asm.mov(RCX, S1),
-            Rcx::Temp => {
+            Rcx::Temp => self.asm.load(RCX, Mem::Gs(at::TEMP)),
+            Rcx::Target => {
                 self.asm.load(RCX, Mem::Gs(at::TEMP));
                 self.asm.store(Mem::Gs(at::TARGET), S0);
             }

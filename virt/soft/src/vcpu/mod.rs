@@ -12,7 +12,7 @@ mod run;
 mod runs;
 mod sides;
 mod sites;
-mod superblock;
+pub(crate) mod superblock;
 mod virtual_time;
 
 use std::sync::Arc;

@@ -32,8 +32,6 @@ use crate::translate::registers::RSP;
 use crate::translate::stubs::TRAP_SITE;
 use crate::translate::{BLOCK_INSTRUCTIONS, Site, SiteKind, Source};
 
-/// Instructions between looks at the timer and at attention.
-const SLICE: u64 = 20_000;
 /// More instructions than can run between two polls: the rest of a path, a page of one-byte ones,
 /// a block, and a path up to its own poll.
 const SLACK: u64 = 4096 + 128 + 2 * LONGEST as u64;
@@ -103,7 +101,7 @@ impl SoftVcpu {
         }
         // A sample comes every so many instructions, however often translated code is left.
         let until_sample = self.next_sample.saturating_sub(self.cpu.bus.retired);
-        let budget = SLICE.min(left - SLACK).min(until_sample);
+        let budget = self.cpu.bus.shared.pace.slice.min(left - SLACK).min(until_sample);
         let site = self.enter_native(code, budget);
         Some(self.left_at(site))
     }
@@ -456,7 +454,7 @@ impl SoftVcpu {
         let spent = self.cpu.bus.tlb.state().budget < 0;
         match site.kind {
             SiteKind::Poll => self.take_sample(site.block),
-            SiteKind::Target { .. } if spent => self.take_sample(site.block),
+            SiteKind::Target { .. } | SiteKind::Interpret if spent => self.take_sample(site.block),
             _ => {}
         }
         match site.kind {
@@ -498,7 +496,7 @@ impl SoftVcpu {
     fn take_sample(&mut self, block: u32) {
         self.until_timer_check = 0;
         if self.cpu.bus.retired >= self.next_sample {
-            self.next_sample = self.cpu.bus.retired + SLICE;
+            self.next_sample = self.cpu.bus.retired + self.cpu.bus.shared.pace.slice;
             self.found_running(block);
             self.cpu.bus.make_large_pages();
         }

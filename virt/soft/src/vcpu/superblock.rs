@@ -25,14 +25,8 @@ use crate::translate::Source;
 use crate::translate::facts::{DECODING, Gates};
 use crate::translate::path::{Path, Step};
 
-/// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
-const HOT_SAMPLES: u8 = 60;
-/// As long as a vCPU has made fewer superblocks than this, ...
+/// As long as a vCPU has made fewer superblocks than this, fewer samples make code hot.
 const FEW: u32 = 48;
-/// ... so many samples are enough: programs with few hot places run fast at once.
-const HOT_SAMPLES_OF_FEW: u8 = 12;
-/// Samples of a context, of whatever code, after which all its code uses windows.
-const LASTING: u32 = 120;
 /// Runs of a block that make it hot in lockstep, where there are no samples.
 const HOT_WHEN_CHECKED: u8 = 6;
 /// Blocks whose samples are counted at once.
@@ -53,6 +47,25 @@ const JOINS: usize = 24;
 const UNROLLED: usize = 48;
 /// A path that the translator can follow for fewer instructions is not worth it.
 const SHORTEST: u16 = 4;
+
+/// How soon code counts as hot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Instructions from one sample to the next, and between looks at the timer and at attention.
+    pub(crate) slice: u64,
+    /// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
+    hot: u8,
+    /// As long as there are few superblocks: programs with few hot places run fast at once.
+    hot_of_few: u8,
+    /// Samples of a context, of whatever code, after which all its code uses windows.
+    lasting: u32,
+}
+
+impl Pace {
+    pub(crate) const USUAL: Self = Self { slice: 20_000, hot: 60, hot_of_few: 12, lasting: 120 };
+    /// So that short programs become hot as well.
+    pub(crate) const HURRIED: Self = Self { slice: 40, hot: 4, hot_of_few: 2, lasting: 12 };
+}
 
 /// What is known of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +126,10 @@ impl SoftVcpu {
         // Code that is not bound to its page notes it where it goes to another.
         let page = key.page.unwrap_or_else(|| self.cpu.bus.tlb.state().rip_base);
         let linear = page | key.ram & 0xfff;
-        let enough = if self.superblocks < FEW { HOT_SAMPLES_OF_FEW } else { HOT_SAMPLES };
-        if self.cpu.bus.tlb.count_sample() == LASTING {
+        let pace = &self.cpu.bus.shared.pace;
+        let (lasting, few) = (pace.lasting, self.superblocks < FEW);
+        let enough = if few { pace.hot_of_few } else { pace.hot };
+        if self.cpu.bus.tlb.count_sample() == lasting {
             self.cpu.bus.tlb.enable_windows();
             return;
         }

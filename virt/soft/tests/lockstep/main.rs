@@ -65,24 +65,28 @@ impl Drop for Announce {
     }
 }
 
+fn how_many() -> u64 {
+    setting("ONEROOF_LOCKSTEP_CASES").unwrap_or(DEFAULT_CASES)
+}
+
 /// Judges the programs of 64-bit code.
 fn cases(judge: fn(&Case, &mut Random) -> u64) {
-    cases_of(64, Case::new, judge);
+    cases_of(64, how_many(), Case::new, judge);
 }
 
 /// Judges the programs of 32-bit code.
 fn flat_cases(judge: fn(&Case, &mut Random) -> u64) {
-    cases_of(32, Case::flat, judge);
+    cases_of(32, how_many(), Case::flat, judge);
 }
 
 fn cases_of(
     bits: u32,
+    count: u64,
     make: fn(u64, &Opcodes) -> Option<Case>,
     judge: fn(&Case, &mut Random) -> u64,
 ) {
     let opcodes = Opcodes::new(bits);
     let first = setting("ONEROOF_LOCKSTEP_SEED").unwrap_or(DEFAULT_SEED);
-    let count = setting("ONEROOF_LOCKSTEP_CASES").unwrap_or(DEFAULT_CASES);
     let (mut ran, mut instructions) = (0, 0);
     for seed in first..first + count {
         let Some(case) = make(seed, &opcodes) else { continue };
@@ -115,6 +119,23 @@ fn whole(case: &Case, random: &mut Random) -> u64 {
         report(case, Execution::Translate, budget, &text);
     }
     slices * SLICE
+}
+
+/// User code of which all is hot soon: superblocks, and windows in all of its blocks.
+fn hurried(case: &Case, random: &mut Random) -> u64 {
+    if !case.is_user() {
+        return 0;
+    }
+    let (interpreted, _) = case.run(Execution::Interpret, MOST_INSTRUCTIONS, u64::MAX);
+    let piece = if random.once_in(3) { 5000 + random.below(30_000) } else { u64::MAX };
+    for code_bytes in [None, Some(4_280_000)] {
+        let options = SoftOptions { hurried: true, code_bytes, ..SoftOptions::default() };
+        let (translated, _) = case.run_with(options, MOST_INSTRUCTIONS, &mut || piece);
+        if let Some(text) = case.differences(&interpreted, &translated) {
+            panic!("with code that counts as hot at once, {code_bytes:?} bytes of it:\n{text}");
+        }
+    }
+    interpreted.retired
 }
 
 /// Looks for the first instruction count at which runs differ, and shows what came before.
@@ -172,6 +193,12 @@ fn budgets_end_at_the_very_instruction() {
 #[test]
 fn whole_runs_agree() {
     cases(whole);
+}
+
+#[test]
+fn whole_runs_of_user_code_that_is_hot_at_once_agree() {
+    // Half of them are user code, and these runs are short.
+    cases_of(64, 8 * how_many(), Case::new, hurried);
 }
 
 /// Block by block.

@@ -31,6 +31,8 @@ pub(crate) struct Case {
     seed: u64,
     /// What kind of program it is.
     kind: String,
+    /// It runs at CPL 3.
+    user: bool,
     /// Its code size.
     bits: u32,
     placed: Placed,
@@ -63,7 +65,7 @@ impl Case {
         let Program { user, modifies, image, .. } = program;
         let kind = format!("image {image:#x}, user {user}, modifies {modifies}");
         let ram = contents(&memory);
-        Some(Self { seed, kind, bits: 64, placed, ram, state })
+        Some(Self { seed, kind, user, bits: 64, placed, ram, state })
     }
 
     /// The case of a seed for flat 32-bit code.
@@ -82,7 +84,12 @@ impl Case {
         let Program { user, modifies, image, .. } = program;
         let kind = format!("{world:?}, image {image:#x}, user {user}, modifies {modifies}");
         let ram = contents(&memory);
-        Some(Self { seed, kind, bits: 32, placed, ram, state })
+        Some(Self { seed, kind, user, bits: 32, placed, ram, state })
+    }
+
+    /// Whether it runs at CPL 3.
+    pub(crate) fn is_user(&self) -> bool {
+        self.user
     }
 
     /// Runs it for so many instructions, at most `slice` at a time; returns how many slices.
