@@ -279,14 +279,8 @@ impl Emitter<'_> {
     /// Out of line: looks at the budget where a path is left before it did, with the flags in the
     /// host's. Else branches from path to path could go round for ever.
     pub(super) fn poll_aside(&mut self, target: i32) {
-        self.save_flags();
-        self.place = Place::Saved;
         let site = self.site_at(SiteKind::Poll, target, 0);
-        self.asm.rr(true, &[0x85], BUDGET, BUDGET);
-        let goes_on = self.asm.jcc(cond::NOT_SIGN);
-        self.go_out(site, false);
-        self.asm.land(goes_on);
-        self.want_native();
+        self.look_quietly(site);
     }
 
     /// Out of line: an indirect branch of the path that goes elsewhere, to the target in S0.
@@ -298,7 +292,11 @@ impl Emitter<'_> {
         self.settle();
         self.spend(index + 1);
         let offset = self.facts[index].offset;
-        if !polled {
+        if !polled && self.would_save(index) {
+            self.asm.store(Mem::Gs(at::TARGET), S0);
+            let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
+            self.look_quietly(site);
+        } else if !polled {
             self.clobber_at_end();
             let site = self.site_at(SiteKind::Target { rsp_move }, offset, 0);
             self.asm.rr(true, &[0x85], BUDGET, BUDGET);

@@ -53,11 +53,26 @@ impl Emitter<'_> {
     pub(super) fn poll_quietly(&mut self, index: usize) {
         let site = self.site(SiteKind::Poll, index);
         self.asm.mov(S1, RCX);
-        self.asm.rorx(RCX, BUDGET, 48);
-        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+        self.budget_to_rcx();
         let from = self.asm.jump_unless_rcx_is_0();
         self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::S1 });
         self.asm.mov(RCX, S1);
+    }
+
+    /// Out of line: leaves at a site if the budget is spent. Changes S1.
+    pub(super) fn look_quietly(&mut self, site: u32) {
+        self.asm.mov(S1, RCX);
+        self.budget_to_rcx();
+        let goes_on = self.asm.jrcxz();
+        self.leave_quietly(site, Rcx::S1);
+        self.asm.land_short(goes_on);
+        self.asm.mov(RCX, S1);
+    }
+
+    /// RCX = 0 while there is a budget.
+    fn budget_to_rcx(&mut self) {
+        self.asm.rorx(RCX, BUDGET, 48);
+        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
     }
 
     /// Jumps if S0 is another address; RCX is in S1 both there and behind.

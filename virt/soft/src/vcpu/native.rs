@@ -25,6 +25,7 @@ use crate::bus::tlb::Kind;
 use crate::cache::enter::enter;
 use crate::cache::miss::{invalidate, miss, window_fault};
 use crate::cache::signal::{Guarded, KICKED, was_kicked};
+use crate::sys::host;
 use crate::translate::facts::Gates;
 use crate::translate::flags::{self, Place, Recipe};
 use crate::translate::flat;
@@ -32,6 +33,8 @@ use crate::translate::registers::RSP;
 use crate::translate::stubs::TRAP_SITE;
 use crate::translate::{BLOCK_INSTRUCTIONS, Site, SiteKind, Source};
 
+/// Instructions that may run when the timer is due.
+const SHORTEST_SLICE: u64 = 4_000;
 /// More instructions than can run between two polls: the rest of a path, a page of one-byte ones,
 /// a block, and a path up to its own poll.
 const SLACK: u64 = 4096 + 128 + 2 * LONGEST as u64;
@@ -101,9 +104,21 @@ impl SoftVcpu {
         }
         // A sample comes every so many instructions, however often translated code is left.
         let until_sample = self.next_sample.saturating_sub(self.cpu.bus.retired);
-        let budget = self.cpu.bus.shared.pace.slice.min(left - SLACK).min(until_sample);
+        let budget = self.slice().min(left - SLACK).min(until_sample);
         let site = self.enter_native(code, budget);
         Some(self.left_at(site))
+    }
+
+    /// Instructions until the next look at the timer: fewer when it is due soon.
+    #[inline]
+    fn slice(&self) -> u64 {
+        let most = self.cpu.bus.shared.pace.slice;
+        if self.cpu.bus.is_virtual() {
+            return most;
+        }
+        // It seldom takes less than a tick to execute one.
+        let ticks = self.timer_due.saturating_sub(host::rdtsc());
+        most.min(ticks.max(SHORTEST_SLICE))
     }
 
     #[cold]

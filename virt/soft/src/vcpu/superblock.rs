@@ -1,6 +1,6 @@
 //! Tier 2: which code is hot, the path that it takes, and the superblock made of it.
 //!
-//! Translated code looks at its budget where loops close, and leaves every 20,000 instructions: the
+//! Translated code looks at its budget where loops close, and leaves every 100,000 instructions: the
 //! block found running then is a sample of what runs most. Where samples repeat, the block gets a
 //! gate that leaves at its start; from there the interpreter runs and notes every instruction
 //! until execution comes back, and what it noted becomes one straight piece of code whose accesses
@@ -51,7 +51,7 @@ const SHORTEST: u16 = 4;
 /// How soon code counts as hot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Instructions from one sample to the next, and between looks at the timer and at attention.
+    /// Instructions from one sample to the next, and at most between looks at the timer.
     pub(crate) slice: u64,
     /// Samples of a block that make it hot: it ran for about as long as a superblock takes to make.
     hot: u8,
@@ -62,7 +62,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) const USUAL: Self = Self { slice: 20_000, hot: 60, hot_of_few: 12, lasting: 120 };
+    pub(crate) const USUAL: Self = Self { slice: 100_000, hot: 12, hot_of_few: 3, lasting: 24 };
     /// So that short programs become hot as well.
     pub(crate) const HURRIED: Self = Self { slice: 40, hot: 4, hot_of_few: 2, lasting: 12 };
 }

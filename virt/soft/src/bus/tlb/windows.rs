@@ -3,11 +3,12 @@
 use super::Tlb;
 use crate::cache::windows::Shown;
 
-/// Pages a context may miss in its windows beside one for each sample of its code, which is about as
-/// long as showing a page takes.
+/// Pages a context may miss in its windows beside those that its samples allow.
 const FREE_SHOWS: u32 = 1500;
+/// Pages that it takes about as long to show as from one sample to the next.
+const SHOWS_A_SAMPLE: u32 = 5;
 /// Samples without windows before they are tried again: their loss stays a tenth of the time.
-const PAUSE: u32 = 10 * FREE_SHOWS;
+const PAUSE: u32 = 10 * FREE_SHOWS / SHOWS_A_SAMPLE;
 /// Each time they are given up, the pause doubles, so often.
 const DOUBLINGS: u32 = 6;
 
@@ -53,7 +54,7 @@ impl Worth {
     }
 
     fn misses_too_much(&self) -> bool {
-        self.shows > FREE_SHOWS.saturating_add(self.samples)
+        self.shows > FREE_SHOWS.saturating_add(self.samples.saturating_mul(SHOWS_A_SAMPLE))
     }
 
     /// Gives windows up for a time.
@@ -163,7 +164,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..3 {
             let shown = (0..10 * FREE_SHOWS).take_while(|_| worth.show()).count() as u32;
-            assert!((FREE_SHOWS..FREE_SHOWS + 3).contains(&shown), "{shown}");
+            assert!((FREE_SHOWS..FREE_SHOWS + 3 * SHOWS_A_SAMPLE).contains(&shown), "{shown}");
             assert!(worth.misses_too_much() && worth.may_have_windows());
             worth.refuse();
             assert!(!worth.may_have_windows() && !worth.misses_too_much());
@@ -174,8 +175,10 @@ mod tests {
     }
 
     #[test]
-    fn one_page_a_sample_is_not_too_much() {
+    fn few_pages_a_sample_are_not_too_many() {
         let mut worth = Worth::of(1);
-        assert!((0..20 * FREE_SHOWS).all(|_| worth.sample() > 0 && worth.show()));
+        let mut sample =
+            || worth.sample() > 0 && (0..SHOWS_A_SAMPLE).all(|_| worth.show());
+        assert!((0..20 * FREE_SHOWS).all(|_| sample()));
     }
 }
