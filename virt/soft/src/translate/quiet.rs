@@ -17,8 +17,10 @@
 //! lea   rcx, [rcx + r10 + 1]     target - the entry's
 //! jrcxz known
 //! ```
+//!
+//! What is not there may be in the entry behind it, which code that all blocks share looks at.
 
-use super::asm::{Hole, Mem};
+use super::asm::{Asm, Hole, Mem};
 use super::emit::{Emitter, Stub};
 use super::facts::Fact;
 use super::flags::{Place, serves};
@@ -152,11 +154,37 @@ impl Emitter<'_> {
             Rcx::S1 => self.asm.mov(RCX, S1),
             Rcx::Temp => self.asm.load(RCX, Mem::Gs(at::TEMP)),
             Rcx::Target => {
-                self.asm.load(RCX, Mem::Gs(at::TEMP));
-                self.asm.store(Mem::Gs(at::TARGET), S0);
+                self.asm.constant(S1, u64::from(site));
+                return self.go_shared(self.shared.look_again);
             }
         }
         let flags = self.sites[(site - self.numbers.first_site) as usize].flags;
         self.go_out(site, matches!(flags, Place::Native { .. }));
     }
+}
+
+/// Shared code: leaves an indirect branch at the site in S1, unless the target in S0 is in the
+/// second of its entries of the jump cache and there is a budget. RCX is in its slot.
+pub(super) fn look_again(asm: &mut Asm, leave_native: u32) {
+    asm.store(Mem::Gs(at::TARGET), S0);
+    asm.store(Mem::Gs(at::scratch(0)), S1);
+    asm.rorx(RCX, BUDGET, 48);
+    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+    let spent = asm.jump_unless_rcx_is_0();
+    asm.rorx(S1, S0, JUMP_SHIFT);
+    asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
+    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+    asm.lea(true, S1, Some(RCX), Some((RCX, 0)), 0);
+    asm.load(RCX, Mem::Table(S1, JUMPS as i32 + 16));
+    asm.not(RCX);
+    asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
+    let unknown = asm.jump_unless_rcx_is_0();
+    asm.load(RCX, Mem::Gs(at::TEMP));
+    asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 24));
+    asm.land(spent);
+    asm.land(unknown);
+    asm.load(RCX, Mem::Gs(at::TEMP));
+    asm.load(S1, Mem::Gs(at::scratch(0)));
+    let out = asm.jmp();
+    asm.land_far(out, i64::from(leave_native));
 }

@@ -20,6 +20,8 @@ pub(crate) struct Stubs {
     pub(crate) leave: u32,
     /// Leaves at the site in S1 and saves the host's flags.
     pub(crate) leave_native: u32,
+    /// An indirect branch's target, in S0, is not where it is looked for first (see `quiet`).
+    pub(crate) look_again: u32,
     /// A check of a load missed: linear address in S0, address of the site's number in S1.
     pub(crate) miss_read: u32,
     /// A check of a store missed.
@@ -77,6 +79,9 @@ pub(crate) fn shared(avx: bool) -> (Vec<u8>, Stubs) {
     asm.land(trap);
     stubs.leave = asm.here() as u32;
     leave(&mut asm, avx);
+
+    stubs.look_again = align(&mut asm);
+    super::quiet::look_again(&mut asm, stubs.leave_native);
 
     stubs.miss_read = align(&mut asm);
     let slow_read = probe_victims(&mut asm, 0);

@@ -1,6 +1,9 @@
 //! Jumps and links of translated code, by context: where a linear address's code lies, and what each
 //! branch beyond its page leads to.
 //!
+//! A jump has two places in the cache: its own, and the next one, to which it makes way when another
+//! comes that has the same. Code looks at the first in line, and at the second before it leaves.
+//!
 //! Invariant: an address's jump and links lead to code of the page of RAM that `TlbContext::code`
 //! says is there, so what leads to a page's code is found by the page.
 
@@ -16,9 +19,16 @@ fn jump_slot(linear: u64) -> usize {
     linear.wrapping_add(linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
 }
 
-/// The entries in which a zero would be an address of theirs: address 0 has the first, and is looked
-/// for in the last as well where the budget is spent.
-pub(super) const NOT_ZERO: [usize; 2] = [0, JUMP_ENTRIES - 1];
+/// The entries that may hold an address's jump, the likelier one first.
+#[inline(always)]
+fn places(linear: u64) -> [Option<usize>; 2] {
+    let first = jump_slot(linear);
+    [Some(first), Some(first + 1).filter(|&second| second < JUMP_ENTRIES)]
+}
+
+/// The entries in which a zero would be an address of theirs: address 0 has the first two, and is
+/// looked for in the last as well where the budget is spent.
+pub(super) const NOT_ZERO: [usize; 3] = [0, 1, JUMP_ENTRIES - 1];
 
 /// An address of another entry, as [`no_tag`].
 pub(super) fn no_jump(place: usize) -> JumpEntry {
@@ -47,24 +57,54 @@ impl Tlb {
         self.areas.gs_base(index)
     }
 
-    /// Translated code for a linear address, if the current context knows it.
+    /// Translated code for a linear address, if the current context knows it: from now on where it is
+    /// looked for first.
     #[inline]
-    pub(crate) fn jump(&self, linear: u64) -> Option<u64> {
-        let entry = &self.areas.jumps(self.current)[jump_slot(linear)];
-        (entry.linear == linear).then_some(entry.code)
+    pub(crate) fn jump(&mut self, linear: u64) -> Option<u64> {
+        let jumps = self.areas.jumps(self.current);
+        let [Some(first), second] = places(linear) else { unreachable!("the first is there") };
+        if jumps[first].linear == linear {
+            return Some(jumps[first].code);
+        }
+        let second = second.filter(|&place| jumps[place].linear == linear)?;
+        let (before, jump) = (jumps[first], jumps[second]);
+        if self.is_at_home(first) {
+            self.areas.jumps_mut(self.current)[second] = before;
+        }
+        self.put_jump(first, jump);
+        Some(jump.code)
     }
 
     /// Remembers translated code for a linear address.
     pub(crate) fn set_jump(&mut self, linear: u64, ram_page: u64, code: u64) {
         self.code_runs_at(linear & !0xfff, ram_page);
-        let place = jump_slot(linear);
+        let [Some(place), second] = places(linear) else { unreachable!("the first is there") };
+        let before = self.areas.jumps(self.current)[place];
+        let makes_way = before.code != 0 && before.linear != linear;
+        if makes_way
+            && jump_slot(before.linear) == place
+            && let Some(second) = second
+            && !self.is_at_home(second)
+        {
+            self.put_jump(second, before);
+        }
+        self.put_jump(place, JumpEntry { linear, code });
+    }
+
+    /// Whether an entry holds a jump that is looked for there first.
+    fn is_at_home(&self, place: usize) -> bool {
+        let entry = &self.areas.jumps(self.current)[place];
+        entry.code != 0 && jump_slot(entry.linear) == place
+    }
+
+    fn put_jump(&mut self, place: usize, jump: JumpEntry) {
         let entry = &mut self.areas.jumps_mut(self.current)[place];
         let context = &mut self.contexts[self.current];
         if entry.code == 0 {
             context.jumps.push(place as u16);
             self.jump_pages += usize::from(context.touch_jump(place));
         }
-        *entry = JumpEntry { linear, code };
+        *entry = jump;
     }
 
     /// Takes a slot in; it leads to `stub` in every context.
@@ -166,9 +206,11 @@ impl Tlb {
     /// Lets the current context's jumps and links to a linear address lead to other code.
     pub(crate) fn redirect(&mut self, linear: u64, from: u64, to: u64) {
         let Self { areas, contexts, current, .. } = self;
-        let entry = &mut areas.jumps_mut(*current)[jump_slot(linear)];
-        if entry.linear == linear && entry.code == from {
-            entry.code = to;
+        for place in places(linear).into_iter().flatten() {
+            let entry = &mut areas.jumps_mut(*current)[place];
+            if entry.linear == linear && entry.code == from {
+                entry.code = to;
+            }
         }
         let links = areas.links_mut(*current);
         for &(_, slot) in contexts[*current].links.range(slots_at(linear)) {

@@ -177,8 +177,7 @@ mod tests {
     #[test]
     fn few_pages_a_sample_are_not_too_many() {
         let mut worth = Worth::of(1);
-        let mut sample =
-            || worth.sample() > 0 && (0..SHOWS_A_SAMPLE).all(|_| worth.show());
+        let mut sample = || worth.sample() > 0 && (0..SHOWS_A_SAMPLE).all(|_| worth.show());
         assert!((0..20 * FREE_SHOWS).all(|_| sample()));
     }
 }
