@@ -332,7 +332,7 @@ impl Emitter<'_> {
     }
 
     /// Jumps from out of line to a place in line.
-    fn go_back(&mut self, place: usize) {
+    pub(super) fn go_back(&mut self, place: usize) {
         let from = self.asm.jmp();
         let to = i64::from(self.numbers.place) + place as i64;
         self.asm.land_far(from, to - i64::from(self.numbers.cold_place));
@@ -398,6 +398,10 @@ impl Emitter<'_> {
                     self.lag = lag;
                     self.place = place;
                     self.elsewhere(index, rsp_move, polled);
+                }
+                Stub::Unexpected { from, back, site, native } => {
+                    self.land_here(from);
+                    self.leave_unless_canonical(site, native, back);
                 }
                 Stub::Cross { from, target } => {
                     self.land_here(from);

@@ -117,6 +117,9 @@ pub(super) enum Stub {
     Aside { from: Hole, target: i32, executed: usize, polled: bool, lag: i32 },
     /// Leaves through an indirect branch in the middle that does not go where the path went.
     Elsewhere { from: Hole, index: usize, rsp_move: i32, place: Place, polled: bool, lag: i32 },
+    /// A call in the middle that does not go where the path went: its target, in S0, may not be
+    /// canonical.
+    Unexpected { from: Hole, back: usize, site: u32, native: bool },
     /// Goes through a slot.
     Cross { from: Hole, target: i32 },
     /// Leaves with the flags where the site says, RCX being elsewhere.

@@ -225,7 +225,7 @@ impl Emitter<'_> {
             }
             Kind::CallIndirect => {
                 self.load_target(index, fact);
-                self.check_target(index);
+                self.check_unexpected(index, follows);
                 self.asm.store(Mem::Gs(at::TEMP), S0);
                 self.push_return(index, fact);
                 self.asm.load(S0, Mem::Gs(at::TEMP));
@@ -244,16 +244,33 @@ impl Emitter<'_> {
         }
     }
 
-    /// Leaves unless the target in S0 is where the path goes on; then moves RSP.
-    fn expect(&mut self, index: usize, follows: i32, rsp_move: i32) {
+    /// Before a call to the target in S0: if that is not where the path goes on, it may be an address
+    /// that is not canonical, and then the call is the interpreter's.
+    fn check_unexpected(&mut self, index: usize, follows: i32) {
+        let from = self.unless_expected(index, follows);
+        let site = self.site(SiteKind::Interpret, index);
+        let native = matches!(self.place, Place::Native { .. });
+        if native {
+            self.asm.mov(RCX, S1);
+        }
+        self.stubs.push(Stub::Unexpected { from, back: self.asm.here(), site, native });
+    }
+
+    /// Jumps unless the target in S0 is where the path goes on. Where the flags are the host's, RCX is
+    /// in S1 both there and behind.
+    fn unless_expected(&mut self, index: usize, follows: i32) -> Hole {
         let page = self.source.page.expect("paths are bound to addresses");
         let expected = page.wrapping_add(follows as i64 as u64);
-        let from = if self.source.gates.windows && self.would_save(index) {
-            self.differs_quietly(expected)
-        } else {
-            self.clobber(index);
-            self.differs(expected)
-        };
+        if self.would_save(index) {
+            return self.differs_quietly(expected);
+        }
+        self.clobber(index);
+        self.differs(expected)
+    }
+
+    /// Leaves unless the target in S0 is where the path goes on; then moves RSP.
+    fn expect(&mut self, index: usize, follows: i32, rsp_move: i32) {
+        let from = self.unless_expected(index, follows);
         let (place, polled, lag) = (self.place, self.polled, self.lag);
         self.stubs.push(Stub::Elsewhere { from, index, rsp_move, place, polled, lag });
         if matches!(self.place, Place::Native { .. }) {

@@ -71,6 +71,22 @@ impl Emitter<'_> {
         self.asm.mov(RCX, S1);
     }
 
+    /// Out of line: goes back if the target in S0 is canonical, else leaves at a site. Where the flags
+    /// are the host's, RCX is in S1; else S1 stays what it is.
+    pub(super) fn leave_unless_canonical(&mut self, site: u32, native: bool, back: usize) {
+        self.asm.store(Mem::Gs(at::TEMP), if native { S1 } else { RCX });
+        // Bits 63:47 are equal: plus one, there is nothing above the lowest of them.
+        self.asm.rorx(RCX, S0, 47);
+        self.asm.lea(true, RCX, Some(RCX), None, 1);
+        self.asm.rorx(RCX, RCX, 1);
+        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+        let canonical = self.asm.jrcxz();
+        self.leave_quietly(site, Rcx::Temp);
+        self.asm.land_short(canonical);
+        self.asm.load(RCX, Mem::Gs(at::TEMP));
+        self.go_back(back);
+    }
+
     /// RCX = 0 while there is a budget.
     fn budget_to_rcx(&mut self) {
         self.asm.rorx(RCX, BUDGET, 48);

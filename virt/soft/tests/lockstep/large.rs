@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use engine::{Budget, Engine, Exit, VmConfig};
+use engine::Exit;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use memory::GuestMemory;
-use soft::{Execution, SoftEngine, SoftOptions};
-use x86::{Flags, GuestPhys};
+use soft::{Execution, SoftOptions};
+use x86::GuestPhys;
 
 use crate::handler::{self, MOST_FAULTS};
 use crate::layout::{self, ACCESSED_DIRTY, IMAGES, LARGE, LOG, PRESENT, Places, USER, WRITABLE};
 use crate::random::Random;
-use crate::run::{Nothing, bare, enter_user, take};
+use crate::run::run_user;
 
 /// RAM: of the third large page only the first half.
 const RAM: u64 = 5 << 20;
@@ -73,23 +73,11 @@ fn run(execution: Execution) -> (Exit, [u64; 16], u64, Vec<u8>) {
     layout::put(&memory, LOG, MOST_FAULTS as u64);
     let image = IMAGES[0];
     places.write(&memory, 0, &program(image).expect("valid instructions"));
-    let config = VmConfig { memory: memory.clone(), cpus: 1 };
     let options = SoftOptions { execution, ..SoftOptions::default() };
-    let engine = SoftEngine::with_options(config, options).expect("one processor is allowed");
-    let mut vcpu = engine.create_vcpu(0).expect("the first is there");
-    let mut state = vcpu.state().expect("a stopped processor has a state");
-    let mut wanted = bare();
-    enter_user(&mut wanted);
-    wanted.rip = image;
-    wanted.gpr[4] = WHOLE + 0x1f_0000;
-    wanted.rflags = Flags::FIXED.bits();
-    take(&mut state, &wanted);
-    vcpu.set_state(&state).expect("it is a sound state");
-    let exit = vcpu.run(&mut Nothing, Budget::Instructions(10_000_000)).expect("the host is sound");
-    let state = vcpu.state().expect("a stopped processor has a state");
+    let (exit, gpr, retired) = run_user(options, &memory, image, WHOLE + 0x1f_0000);
     let mut ram = vec![0; (RAM - 0x20_0000) as usize];
     memory.read_physical(GuestPhys(0x20_0000), &mut ram).expect("it lies in RAM");
-    (exit, state.gpr, vcpu.retired().expect("the engine counts"), ram)
+    (exit, gpr, retired, ram)
 }
 
 #[test]

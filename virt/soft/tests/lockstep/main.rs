@@ -17,6 +17,7 @@ mod large;
 mod layout;
 mod opcodes;
 mod operand;
+mod paths;
 mod polls;
 mod program;
 mod run;

@@ -48,6 +48,30 @@ pub(crate) struct Ended {
     pub(crate) retired: u64,
 }
 
+/// Runs user code at an address, with a stack, to its end: how it ended, the registers then, and the
+/// instructions it took.
+pub(crate) fn run_user(
+    options: SoftOptions,
+    memory: &Arc<GuestMemory>,
+    rip: u64,
+    rsp: u64,
+) -> (Exit, [u64; 16], u64) {
+    let config = VmConfig { memory: memory.clone(), cpus: 1 };
+    let engine = SoftEngine::with_options(config, options).expect("one processor is allowed");
+    let mut vcpu = engine.create_vcpu(0).expect("the first is there");
+    let mut state = vcpu.state().expect("a stopped processor has a state");
+    let mut wanted = bare();
+    enter_user(&mut wanted);
+    wanted.rip = rip;
+    wanted.gpr[4] = rsp;
+    wanted.rflags = Flags::FIXED.bits();
+    take(&mut state, &wanted);
+    vcpu.set_state(&state).expect("it is a sound state");
+    let exit = vcpu.run(&mut Nothing, Budget::Instructions(10_000_000)).expect("the host is sound");
+    let state = vcpu.state().expect("a stopped processor has a state");
+    (exit, state.gpr, vcpu.retired().expect("the engine counts"))
+}
+
 impl Case {
     /// The case of a seed; `None` where its code does not fit.
     pub(crate) fn new(seed: u64, opcodes: &Opcodes) -> Option<Self> {

@@ -326,8 +326,8 @@ impl Writer<'_> {
             self.plain(with1r(Code::Push_r64, Register::RDX));
         }
         let slot = self.random.pick(&self.function_slots[index].clone());
-        if !self.pops[index] && self.random.once_in(6) {
-            return self.call_perhaps_nowhere(target);
+        if !self.pops[index] && self.random.once_in(4) {
+            return self.call_by_flags(target);
         }
         match self.random.below(5) {
             0 => {
@@ -352,8 +352,9 @@ impl Writer<'_> {
         }
     }
 
-    /// A call of a function, or of what is not canonical, by the flags: then nothing may be pushed.
-    fn call_perhaps_nowhere(&mut self, target: Label) {
+    /// A call of a function or, by the flags, of another one or of what is not canonical: then nothing
+    /// may be pushed.
+    fn call_by_flags(&mut self, target: Label) {
         let (first, second) = (free(self.random, &self.roles), free(self.random, &self.roles));
         let (Some(first), Some(second)) = (first, second) else { return };
         if first == second {
@@ -361,8 +362,17 @@ impl Writer<'_> {
         }
         let (register, other) = (Register::RAX + first, Register::RAX + second);
         let nowhere = self.random.pick(&[0x1234_5678_9abc_def0, 1 << 47, -1 << 48]);
+        let alike: Vec<_> = (self.callable..self.functions.len())
+            .filter(|&index| !self.pops[index])
+            .map(|index| self.functions[index])
+            .collect();
         self.define_flags_unless_whole();
-        self.plain(with_reg_imm(Code::Mov_r64_imm64, other, nowhere));
+        if self.random.once_in(2) {
+            self.plain(with_reg_imm(Code::Mov_r64_imm64, other, nowhere));
+        } else {
+            let another = Address::relative(Goal::At(self.random.pick(&alike)));
+            self.at(lea(other, Address::based(0, 0)), another);
+        }
         self.at(lea(register, Address::based(0, 0)), Address::relative(Goal::At(target)));
         let code = self.random.pick(&[Code::Cmovb_r64_rm64, Code::Cmove_r64_rm64]);
         self.plain(with_regs(code, register, other));
