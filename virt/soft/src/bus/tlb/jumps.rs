@@ -30,9 +30,13 @@ fn places(linear: u64) -> [Option<usize>; 2] {
 /// looked for in the last as well where the budget is spent.
 pub(super) const NOT_ZERO: [usize; 3] = [0, 1, JUMP_ENTRIES - 1];
 
+/// An address that none of these is looked at for.
+const ELSEWHERE: u64 = 0x8000;
+
 /// An address of another entry, as [`no_tag`].
 pub(super) fn no_jump(place: usize) -> JumpEntry {
-    JumpEntry { linear: u64::from(NOT_ZERO.contains(&place)), code: 0 }
+    let linear = if NOT_ZERO.contains(&place) { ELSEWHERE } else { 0 };
+    JumpEntry { linear, code: 0 }
 }
 
 /// The slots that lead to a linear address, among a context's links.
@@ -307,11 +311,12 @@ impl Tlb {
     /// Drops a context's jump and links to code for a linear address.
     fn forget_block(&mut self, index: usize, linear: u64, code: u64) {
         let Self { areas, contexts, unlinked, .. } = self;
-        let place = jump_slot(linear);
-        let entry = &mut areas.jumps_mut(index)[place];
-        if entry.linear == linear && entry.code == code {
-            // Still among the entries in use, as its code says: that list is not searched here.
-            entry.linear = no_jump(place).linear;
+        for place in places(linear).into_iter().flatten() {
+            let entry = &mut areas.jumps_mut(index)[place];
+            if entry.linear == linear && entry.code == code {
+                // Still among the entries in use, as its code says: that list is not searched here.
+                entry.linear = no_jump(place).linear;
+            }
         }
         let links = areas.links_mut(index);
         let there = contexts[index].links.range(slots_at(linear));
@@ -344,7 +349,8 @@ impl Tlb {
         for (index, context) in contexts.iter().enumerate() {
             let jumps = context.jumps.iter();
             let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
-            let used = jumps.filter(|&(place, entry)| jump_slot(entry.linear) == place.into());
+            let used = jumps
+                .filter(|&(place, entry)| places(entry.linear).contains(&Some(usize::from(place))));
             found.extend(used.map(|(_, entry)| entry.code));
             let links = context.links.iter();
             let links = links.map(|&(_, slot)| (slot, areas.links_mut(index)[slot as usize]));

@@ -77,3 +77,55 @@ fn empty_slots_never_match() {
         assert_eq!(tlb.lookup(Kind::Fetch, !0 << 47 | page << 12, 1), None);
     }
 }
+
+/// Addresses whose jumps have the same first place.
+const ALIKE: [u64; 3] = [0x40_1000, 0x41_0fff, 0x42_0ffe];
+
+#[test]
+fn jumps_with_one_place_are_found_and_forgotten_in_both() {
+    let mut tlb = tlb();
+    tlb.switch(&context(0x1001, true));
+    for (number, linear) in (0..).zip(ALIKE) {
+        tlb.set_jump(linear, 1 + number, 0x1000 + number);
+    }
+    assert_eq!(tlb.jump(ALIKE[0]), None, "the third took its second place");
+    assert_eq!(tlb.jump(ALIKE[2]), Some(0x1002));
+    // Found in its second place, and from then on in its first.
+    for _ in 0..2 {
+        assert_eq!(tlb.jump(ALIKE[1]), Some(0x1001));
+        assert_eq!(tlb.jump(ALIKE[2]), Some(0x1002));
+        tlb.redirect(ALIKE[1], 0x1001, 0x2001);
+        tlb.redirect(ALIKE[1], 0x2001, 0x1001);
+    }
+    tlb.redirect(ALIKE[1], 0x1001, 0x2001);
+    assert_eq!(tlb.jump(ALIKE[1]), Some(0x2001));
+    assert_eq!(tlb.jump(ALIKE[2]), Some(0x1002));
+    let gone = |number: u64, code| [((1 + number) << 12 | ALIKE[number as usize] & 0xfff, code)];
+    tlb.forget_blocks(&gone(1, 0x2001));
+    assert_eq!(tlb.jump(ALIKE[1]), None, "it was in its second place");
+    assert_eq!(tlb.jump(ALIKE[2]), Some(0x1002));
+    tlb.forget_blocks(&gone(2, 0x1002));
+    assert_eq!(tlb.jump(ALIKE[2]), None);
+    assert!(tlb.code_in_use().is_empty());
+}
+
+#[test]
+fn a_jump_makes_way_only_where_none_is_at_home() {
+    let mut tlb = tlb();
+    tlb.switch(&context(0x1001, true));
+    tlb.set_jump(ALIKE[0] + 1, 1, 0x5000);
+    tlb.set_jump(ALIKE[0], 1, 0x1000);
+    tlb.set_jump(ALIKE[1], 2, 0x1001);
+    assert_eq!(tlb.jump(ALIKE[0] + 1), Some(0x5000));
+    assert_eq!(tlb.jump(ALIKE[0]), None);
+    assert_eq!(tlb.jump(ALIKE[1]), Some(0x1001));
+}
+
+#[test]
+fn no_address_has_a_jump_that_was_not_set() {
+    let mut tlb = tlb();
+    tlb.switch(&context(0x1001, true));
+    for linear in (0..0x2_0000).chain([u64::MAX, u64::MAX << 16, 0xffff << 16]) {
+        assert_eq!(tlb.jump(linear), None, "{linear:#x}");
+    }
+}
