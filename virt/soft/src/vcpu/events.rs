@@ -67,7 +67,7 @@ impl SoftVcpu {
         }
     }
 
-    fn drop_all_code(&mut self) {
+    pub(super) fn drop_all_code(&mut self) {
         self.cache.clear();
         if let Some(native) = &mut self.native {
             native.clear(&mut self.cpu.bus.tlb);
@@ -206,6 +206,7 @@ impl SoftVcpu {
                         continue;
                     }
                     if !self.cpu.bus.is_virtual() {
+                        self.rest();
                         self.sleep(self.until_timer());
                     } else if let Some(exit) = self.skip_idle_time() {
                         return Some(exit);

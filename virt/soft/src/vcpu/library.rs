@@ -300,6 +300,15 @@ impl Library {
             && !region.sites.is_full()
     }
 
+    /// Bytes that code and what is known of it take, at most.
+    pub(super) fn bytes(&self) -> usize {
+        let others = self.regions.iter().enumerate();
+        let full = others
+            .filter(|&(index, region)| index != self.code.current() && !region.blocks.is_empty());
+        let current = &self.regions[self.code.current()];
+        full.count() * self.region_bytes + self.code.used() + current.known_bytes()
+    }
+
     /// How often code was dropped by regions: numbers from before may mean something else after.
     pub(super) fn clears(&self) -> u32 {
         self.clears

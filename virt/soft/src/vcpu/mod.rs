@@ -8,6 +8,7 @@ mod gate;
 mod library;
 mod links;
 mod native;
+mod rest;
 mod run;
 mod runs;
 mod sides;
@@ -67,6 +68,7 @@ pub(crate) struct SoftVcpu {
     stop_at: u64,
     /// Blocks until the timer is looked at again.
     until_timer_check: u32,
+    rest: rest::Rest,
 }
 
 impl SoftVcpu {
@@ -96,6 +98,7 @@ impl SoftVcpu {
             timer_due: u64::MAX,
             stop_at: 0,
             until_timer_check: 0,
+            rest: rest::Rest::new(),
         })
     }
 }

@@ -34,7 +34,16 @@ impl Tlb {
 
     /// Lets idle contexts go until the others' tables take no more than they may.
     pub(super) fn limit_tables(&mut self) {
-        while !self.is_blind() && self.tables() > self.most_pages {
+        self.limit_tables_to(self.most_pages);
+    }
+
+    /// Lets all idle contexts go.
+    pub(crate) fn give_up_idle(&mut self) {
+        self.limit_tables_to(0);
+    }
+
+    fn limit_tables_to(&mut self, most: usize) {
+        while !self.is_blind() && self.tables() > most {
             let idle = |&index: &usize| {
                 self.contexts[index].prepared && index != self.current && !self.peers.has(index)
             };
