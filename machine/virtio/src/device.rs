@@ -91,6 +91,12 @@ pub trait Handler: Send {
         false
     }
 
+    /// Whether `process` mostly takes less than to wake a thread, and to drop the handler never waits:
+    /// then vCPUs call it, too.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Ends a wait for the host in `process`, which is then called again; `None` if there is no such
     /// wait.
     fn alarm(&self) -> Option<Alarm> {

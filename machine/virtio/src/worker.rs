@@ -9,7 +9,10 @@
 //!
 //! While it has nothing to do the thread waits for [`Worker::ring`], or at the device's own [`Waiter`],
 //! which that wakes. Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
-//! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable.
+//! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable. Where a
+//! handler's rounds are short ([`Handler::is_short`]) a vCPU lends a hand: its doorbell does a round if nobody
+//! else does, which takes less than to wake a thread and to be woken by it. After a round that took long
+//! the thread has the device to itself for a while.
 //! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
 //! the guest is touched.
 
@@ -24,6 +27,11 @@ use crate::signals::{Signals, Use};
 /// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
 /// work of what the device itself writes, without end, and a vCPU must come back to be stopped.
 const MOST_ROUNDS: u32 = 64;
+
+/// Longest round that is worth a vCPU's time.
+const SHORT: Duration = Duration::from_micros(300);
+/// Doorbells that are left to the thread after a longer one.
+const PATIENCE: u32 = 64;
 
 /// A handler with its queues.
 struct Job {
@@ -48,6 +56,8 @@ struct Mailbox {
     /// The driver wants a reset: the thread drops the job, once the host has let go of it.
     reset: bool,
     stopped: bool,
+    /// Doorbells until a vCPU may lend a hand again.
+    patience: u32,
 }
 
 impl Mailbox {
@@ -248,6 +258,27 @@ impl Worker {
         }
     }
 
+    /// A doorbell rang on a vCPU, which does the work if that is short.
+    pub(crate) fn doorbell(&self) {
+        let mut mailbox = self.lock();
+        let short = mailbox.job.as_ref().is_some_and(|job| job.handler.is_short());
+        let free = !mailbox.rung && !mailbox.reset && !mailbox.stopped;
+        let delayed = self.delay_us.load(Ordering::Relaxed) != 0;
+        if self.inline || delayed || !short || !free || mailbox.patience > 0 {
+            mailbox.patience = mailbox.patience.saturating_sub(1);
+            drop(mailbox);
+            return self.ring();
+        }
+        let begun = Instant::now();
+        mailbox = self.work(mailbox);
+        if begun.elapsed() > SHORT {
+            mailbox.patience = PATIENCE;
+        }
+        if mailbox.rung {
+            self.rouse(&mut mailbox);
+        }
+    }
+
     /// Asks for a reset; true: it is done. Otherwise ask again.
     pub(crate) fn reset(&self) -> bool {
         let mut mailbox = self.lock();
@@ -322,80 +353,4 @@ impl fmt::Debug for Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::mpsc;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::queue::Broken;
-    use crate::testing::Recorder;
-
-    /// Waits for the host in each round, until the alarm rings.
-    struct Waiting {
-        rounds: mpsc::Sender<&'static str>,
-        alarm: Arc<(Mutex<bool>, Condvar)>,
-        dropped_on: Arc<AtomicU32>,
-    }
-
-    impl Handler for Waiting {
-        fn process(&mut self, queues: &mut Queues) -> Result<(), Broken> {
-            let (rung, changed) = &*self.alarm;
-            let _ = self.rounds.send("waits");
-            let guard = rung.lock().expect("not poisoned");
-            let limit = Duration::from_secs(20);
-            let waited = changed.wait_timeout_while(guard, limit, |rung| !*rung);
-            let (mut rung, timeout) = waited.expect("not poisoned");
-            assert!(!timeout.timed_out(), "the alarm ends the wait");
-            *rung = false;
-            queues.again();
-            Ok(())
-        }
-
-        fn is_busy(&self) -> bool {
-            true
-        }
-
-        fn alarm(&self) -> Option<Alarm> {
-            let alarm = self.alarm.clone();
-            Some(Arc::new(move || {
-                *alarm.0.lock().expect("not poisoned") = true;
-                alarm.1.notify_all();
-            }))
-        }
-    }
-
-    impl Drop for Waiting {
-        fn drop(&mut self) {
-            let here = std::thread::current().name() == Some("worker");
-            self.dropped_on.store(1 + u32::from(here), Ordering::SeqCst);
-        }
-    }
-
-    #[test]
-    fn a_reset_ends_a_wait_and_the_worker_lets_go_itself() {
-        let signals = Signals::new(Arc::<Recorder>::default(), 1);
-        let worker = Worker::new(Kind::Block, false, signals, None);
-        let (rounds, heard) = mpsc::channel();
-        let (alarm, dropped_on): (Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU32>) = Default::default();
-        let handler = Waiting { rounds, alarm, dropped_on: dropped_on.clone() };
-        let first = handler.alarm().expect("it has one");
-        worker.start(Box::new(handler), Queues::new(vec![None]));
-        let thread = {
-            let worker = worker.clone();
-            std::thread::Builder::new().name("worker".into()).spawn(move || worker.run())
-        };
-        let thread = thread.expect("a thread can be had");
-        heard.recv().expect("the first round");
-        first(); // before that ended the worker knows of no alarm
-        heard.recv().expect("it goes on by itself");
-        worker.ring();
-        heard.recv().expect("a doorbell ends the wait");
-        while !worker.reset() {
-            std::thread::yield_now();
-        }
-        assert_eq!(dropped_on.load(Ordering::SeqCst), 2, "gone, and not on the vCPU's thread");
-        worker.stop();
-        thread.join().expect("it only works");
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ mod host;
 mod inodes;
 mod limits;
 mod ops;
+mod remote;
 mod server;
 mod sys;
 mod wire;

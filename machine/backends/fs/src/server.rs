@@ -100,6 +100,7 @@ pub struct Server {
     pub(crate) privileged: bool,
     pub(crate) umask: u32,
     pub(crate) running: AtomicBool,
+    local: bool,
 }
 
 impl Server {
@@ -129,7 +130,13 @@ impl Server {
             privileged: rustix::process::geteuid().is_root(),
             umask: umask(),
             running: AtomicBool::new(false),
+            local: path.canonicalize().is_ok_and(|path| crate::remote::is_local(&path)),
         })
+    }
+
+    /// Whether all that was mounted there when it was opened lies on this host: no request hangs.
+    pub fn is_local(&self) -> bool {
+        self.local
     }
 
     /// Does what a request asks, and answers it.

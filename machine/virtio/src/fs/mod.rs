@@ -47,6 +47,9 @@ pub trait FileSystem: Send + Sync + Debug {
     /// Reads a request from the chain and writes its answer. Whatever the request says is the
     /// guest's problem alone.
     fn serve(&self, request: &mut Chain) -> Served;
+
+    /// Whether it lies on this host, so that what is cached comes at once and nothing hangs.
+    fn is_local(&self) -> bool;
 }
 
 /// A file system as the guest sees it.
@@ -134,6 +137,11 @@ impl Handler for FsHandler {
                 }
             },
         })
+    }
+
+    /// What is in the host's caches is; where it is a network away nothing may hold up a vCPU.
+    fn is_short(&self) -> bool {
+        self.files.is_local()
     }
 }
 

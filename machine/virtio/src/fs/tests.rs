@@ -31,6 +31,10 @@ impl FileSystem for Echo {
         request.write(&bytes);
         Served::Done
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 struct Bench {

@@ -233,7 +233,7 @@ impl Common {
         let index = offset / u64::from(NOTIFY_STRIDE);
         let known = index < self.queues.len() as u64;
         if known && !self.resetting && self.status() & status::DRIVER_OK != 0 {
-            self.worker.ring();
+            self.worker.doorbell();
         }
     }
 }

@@ -236,6 +236,10 @@ impl FileSystem for Files {
             fs::Served::Later(task) => Served::Later(task),
         }
     }
+
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
 }
 
 /// A request in a chain of the guest's buffers.
