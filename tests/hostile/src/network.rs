@@ -160,10 +160,12 @@ pub fn network(data: &[u8]) {
     let mut cursor = Cursor::new(data);
     let mut buffer = vec![0; FRAME_MAX];
     let mut now = Duration::ZERO;
+    let mut last = Vec::new();
     while !cursor.is_empty() {
         match cursor.u8() & 7 {
-            0..=3 => {
-                let frame = frame(&mut cursor, guest, gateway);
+            which @ 0..=3 => {
+                let answer = if which == 3 { answer(&mut cursor, &last) } else { None };
+                let frame = answer.unwrap_or_else(|| frame(&mut cursor, guest, gateway));
                 let partial_checksum = cursor.u8() & 7 != 0;
                 stack.guest_sends_with(&frame, Incoming { partial_checksum });
             }
@@ -183,6 +185,8 @@ pub fn network(data: &[u8]) {
                 let room = usize::from(cursor.u16());
                 if let Some(frame) = stack.next_frame(&mut buffer[..room]) {
                     check(&buffer[..frame.length], guest);
+                    last.clear();
+                    last.extend(&buffer[..frame.length]);
                 }
             }
             _ => {
@@ -280,6 +284,11 @@ fn frame(cursor: &mut Cursor<'_>, guest: [u8; 6], gateway: [u8; 6]) -> Vec<u8> {
         frame[head + 1] &= 3;
         (frame[head + 2], frame[head + 3]) = (0, 80);
         frame[head + 12] = 0x50;
+        if payload.len() >= 24 && payload[20] & 1 == 0 {
+            // A guest that knows of selective acknowledgements.
+            frame[head + 12] = 0x60;
+            frame[head + 20..head + 24].copy_from_slice(&[4, 2, 1, 1]);
+        }
     }
     if protocol == 17 && payload.len() >= 8 {
         let length = (payload.len() as u16).to_be_bytes();
@@ -292,4 +301,65 @@ fn frame(cursor: &mut Cursor<'_>, guest: [u8; 6], gateway: [u8; 6]) -> Vec<u8> {
         frame[at] ^= 1 << (damage & 7);
     }
     frame
+}
+
+/// A segment on the connection that `last`, a frame to the guest, belongs to: about where its positions are, with claims of
+/// what came early. `None` if that was no segment.
+fn answer(cursor: &mut Cursor<'_>, last: &[u8]) -> Option<Vec<u8>> {
+    let v6 = *last.get(12)? == 0x86;
+    let (head, protocol, addresses) = if v6 { (54, 20, 22) } else { (34, 23, 26) };
+    if last.len() < head + 20 || last[protocol] != 6 {
+        return None;
+    }
+    let word = |at: usize| u32::from_be_bytes(*last[at..].first_chunk().expect("four bytes"));
+    let near = |cursor: &mut Cursor<'_>| match cursor.u8() {
+        0..=127 => 0,
+        byte @ 128..=191 => i32::from(byte) - 160,
+        _ => i32::from(cursor.u16().cast_signed()),
+    };
+    let shape = cursor.u8();
+    let (at, ack) = (word(head + 8), word(head + 4));
+    let sent = last.len() - head - usize::from(last[head + 12] >> 4) * 4;
+    let ends = u32::from(last[head + 13] & 3 != 0) + sent as u32;
+    let mut segment = last[head + 2..head + 4].to_vec();
+    segment.extend(&last[head..head + 2]);
+    segment.extend(at.wrapping_add_signed(near(cursor)).to_be_bytes());
+    segment.extend(
+        ack.wrapping_add(if shape & 0x80 == 0 { ends } else { 0 })
+            .wrapping_add_signed(near(cursor))
+            .to_be_bytes(),
+    );
+    let blocks = [0, 0, 1, 3][usize::from(shape >> 3) & 3];
+    let options = if blocks > 0 { 4 + 8 * blocks } else { 0 };
+    let flags = [0x10, 0x18, 0x10, 0x18, 0x11, 0x10, 0x04, 0x12][usize::from(shape) & 7];
+    segment.extend([((20 + options) << 2) as u8, flags]);
+    segment.extend(cursor.u16().to_be_bytes());
+    segment.extend([0; 4]);
+    if blocks > 0 {
+        segment.extend([1, 1, 5, 2 + 8 * blocks as u8]);
+        for _ in 0..blocks {
+            let from = ack.wrapping_add(u32::from(cursor.u16())).wrapping_add_signed(near(cursor));
+            segment.extend(from.to_be_bytes());
+            segment.extend(from.wrapping_add(u32::from(cursor.u16())).to_be_bytes());
+        }
+    }
+    let length = usize::from(cursor.u8()) * if shape & 0x40 == 0 { 1 } else { 32 };
+    segment.extend(cursor.take(length));
+    let mut frame = [&last[6..12], &last[..6], &last[12..addresses]].concat();
+    let size = if v6 { addresses + (head - addresses) / 2 } else { addresses + 4 };
+    frame.extend(&last[size..head]);
+    frame.extend(&last[addresses..size]);
+    if v6 {
+        frame[18..20].copy_from_slice(&(segment.len() as u16).to_be_bytes());
+    } else {
+        frame[16..18].copy_from_slice(&(20 + segment.len() as u16).to_be_bytes());
+        frame[24..26].fill(0);
+        let words =
+            frame[14..34].chunks(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])));
+        let sum: u32 = words.sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame.extend(segment);
+    Some(frame)
 }

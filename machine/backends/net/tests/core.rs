@@ -1,266 +1,19 @@
 //! The core without any network: a scripted guest, made of frames by smoltcp's `wire`, over a host that
 //! does what the test says, at times that the test says.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::rc::Rc;
+#[path = "common/script.rs"]
+mod script;
+
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use net::{Config, Datagrams, FRAME_MAX, Host, Key, Ready, Stack, Stream};
+use net::Config;
+use script::{GATEWAY, GUEST, Script, WORLD};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress,
-    EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4Packet, Icmpv4Repr, IpProtocol,
-    Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
+    EthernetProtocol, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, TcpControl,
 };
-
-const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
-
-#[derive(Default)]
-struct Wires {
-    key: Option<Key>,
-    to: Option<SocketAddr>,
-    connected: bool,
-    refused: bool,
-    from_guest: Vec<u8>,
-    room: usize,
-    to_guest: VecDeque<u8>,
-    ended: bool,
-    finished: bool,
-    aborted: bool,
-}
-
-#[derive(Clone, Default)]
-struct Fake(Rc<RefCell<Wires>>);
-
-fn no() -> io::Error {
-    io::ErrorKind::WouldBlock.into()
-}
-
-impl Host for Fake {
-    type Stream = Self;
-    type Listener = ();
-    type Datagrams = Self;
-
-    fn connect(&mut self, key: Key, to: SocketAddr) -> io::Result<Self> {
-        let mut wires = self.0.borrow_mut();
-        (wires.key, wires.to) = (Some(key), Some(to));
-        Ok(self.clone())
-    }
-    fn listen(&mut self, _: Key, _: SocketAddr) -> io::Result<()> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-    fn accept(&mut self, (): &mut (), _: Key) -> io::Result<Self> {
-        Err(no())
-    }
-    fn datagrams_to(&mut self, key: Key, to: SocketAddr) -> io::Result<Self> {
-        self.connect(key, to)
-    }
-    fn datagrams_at(&mut self, key: Key, at: SocketAddr) -> io::Result<Self> {
-        self.connect(key, at)
-    }
-    fn ping(&mut self, _: Key, _: IpAddr) -> io::Result<Self> {
-        Err(io::ErrorKind::PermissionDenied.into())
-    }
-    fn resolvers(&mut self) -> Vec<SocketAddr> {
-        Vec::new()
-    }
-}
-
-impl Stream for Fake {
-    fn connected(&mut self) -> io::Result<bool> {
-        let wires = self.0.borrow();
-        if wires.refused {
-            Err(io::ErrorKind::ConnectionRefused.into())
-        } else {
-            Ok(wires.connected)
-        }
-    }
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut wires = self.0.borrow_mut();
-        let count = bytes.len().min(wires.room);
-        wires.room -= count;
-        wires.from_guest.extend(&bytes[..count]);
-        if count == 0 { Err(no()) } else { Ok(count) }
-    }
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut wires = self.0.borrow_mut();
-        let count = buffer.len().min(wires.to_guest.len());
-        for (to, from) in buffer.iter_mut().zip(wires.to_guest.drain(..count)) {
-            *to = from;
-        }
-        if count == 0 && !wires.ended { Err(no()) } else { Ok(count) }
-    }
-    fn finish(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().finished = true;
-        Ok(())
-    }
-    fn abort(&mut self) {
-        self.0.borrow_mut().aborted = true;
-    }
-}
-
-impl Datagrams for Fake {
-    fn send(&mut self, bytes: &[u8], _: Option<SocketAddr>) -> io::Result<()> {
-        self.0.borrow_mut().from_guest.extend(bytes);
-        Ok(())
-    }
-    fn receive(&mut self, _: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        Err(no())
-    }
-}
-
-struct Script {
-    stack: Stack<Fake>,
-    wires: Rc<RefCell<Wires>>,
-    buffer: Vec<u8>,
-}
-
-/// A TCP segment to the guest, in short.
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    control: TcpControl,
-    at: u32,
-    ack: Option<u32>,
-    window: u16,
-    payload: Vec<u8>,
-}
-
-impl Script {
-    fn new() -> Self {
-        let fake = Fake::default();
-        let wires = Rc::clone(&fake.0);
-        wires.borrow_mut().room = usize::MAX;
-        let config = Config { ipv6: None, ..Config::default() };
-        Self { stack: Stack::new(config, fake).expect("sound"), wires, buffer: vec![0; FRAME_MAX] }
-    }
-
-    fn ethernet(protocol: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
-        let config = Config::default();
-        let mut frame = vec![0; 14 + payload.len()];
-        EthernetRepr {
-            src_addr: EthernetAddress(config.guest_mac),
-            dst_addr: EthernetAddress(config.gateway_mac),
-            ethertype: protocol,
-        }
-        .emit(&mut EthernetFrame::new_unchecked(&mut frame));
-        frame[14..].copy_from_slice(payload);
-        frame
-    }
-
-    /// Sends a packet, in fragments if it is too long for the link, the last one first.
-    fn ip(&mut self, from: Ipv4Addr, to: Ipv4Addr, protocol: IpProtocol, payload: &[u8]) {
-        const MOST: usize = 1480;
-        let pieces: Vec<&[u8]> = payload.chunks(MOST).collect();
-        for (index, piece) in pieces.iter().enumerate().rev() {
-            let header = Ipv4Repr {
-                src_addr: from,
-                dst_addr: to,
-                next_header: protocol,
-                payload_len: piece.len(),
-                hop_limit: 64,
-            };
-            let mut bytes = vec![0; 20 + piece.len()];
-            let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
-            header.emit(&mut packet, &ChecksumCapabilities::default());
-            if pieces.len() > 1 {
-                packet.set_dont_frag(false);
-                packet.set_ident(77);
-                packet.set_more_frags(index + 1 < pieces.len());
-                packet.set_frag_offset((index * MOST) as u16);
-                packet.fill_checksum();
-            }
-            bytes[20..].copy_from_slice(piece);
-            self.stack.guest_sends(&Self::ethernet(EthernetProtocol::Ipv4, &bytes));
-        }
-    }
-
-    fn tcp(&mut self, control: TcpControl, at: u32, ack: Option<u32>, window: u16, payload: &[u8]) {
-        let segment = TcpRepr {
-            src_port: 40_000,
-            dst_port: 80,
-            control,
-            seq_number: TcpSeqNumber(at as i32),
-            ack_number: ack.map(|ack| TcpSeqNumber(ack as i32)),
-            window_len: window,
-            window_scale: None,
-            max_seg_size: (control == TcpControl::Syn).then_some(100),
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload,
-        };
-        let mut bytes = vec![0; segment.buffer_len()];
-        let (from, to) = (GUEST.into(), WORLD.into());
-        segment.emit(
-            &mut TcpPacket::new_unchecked(&mut bytes),
-            &from,
-            &to,
-            &ChecksumCapabilities::default(),
-        );
-        self.ip(GUEST, WORLD, IpProtocol::Tcp, &bytes);
-    }
-
-    fn udp(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
-        let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else {
-            panic!("IPv4 only")
-        };
-        let mut bytes = vec![0; 8 + payload.len()];
-        UdpRepr { src_port: from.port(), dst_port: to.port() }.emit(
-            &mut UdpPacket::new_unchecked(&mut bytes),
-            &source.into(),
-            &target.into(),
-            payload.len(),
-            |room| room.copy_from_slice(payload),
-            &ChecksumCapabilities::default(),
-        );
-        self.ip(source, target, IpProtocol::Udp, &bytes);
-    }
-
-    /// The next frame's IP payload, checked.
-    fn packet(&mut self) -> Option<(Ipv4Repr, Vec<u8>)> {
-        let frame = self.stack.next_frame(&mut self.buffer)?;
-        let packet = Ipv4Packet::new_checked(&self.buffer[14..frame.length]).expect("a packet");
-        let header = Ipv4Repr::parse(&packet, &ChecksumCapabilities::default()).expect("sound");
-        Some((header, packet.payload().to_vec()))
-    }
-
-    fn seen(&mut self) -> Option<Seen> {
-        let (header, bytes) = self.packet()?;
-        let packet = TcpPacket::new_checked(&bytes[..]).expect("a segment");
-        let sums = ChecksumCapabilities::default();
-        let segment =
-            TcpRepr::parse(&packet, &header.src_addr.into(), &header.dst_addr.into(), &sums)
-                .expect("sound");
-        Some(Seen {
-            control: segment.control,
-            at: segment.seq_number.0 as u32,
-            ack: segment.ack_number.map(|ack| ack.0 as u32),
-            window: segment.window_len,
-            payload: segment.payload.to_vec(),
-        })
-    }
-
-    fn event(&mut self) {
-        let key = self.wires.borrow().key.expect("a socket");
-        self.stack.host_event(key, Ready { read: true, write: true });
-    }
-
-    /// A connection that stands; answers with our first sequence number. The guest's is 1000.
-    fn connection(&mut self) -> u32 {
-        self.tcp(TcpControl::Syn, 999, None, 1000, &[]);
-        self.wires.borrow_mut().connected = true;
-        self.event();
-        let syn = self.seen().expect("a SYN-ACK");
-        assert_eq!((syn.control, syn.ack), (TcpControl::Syn, Some(1000)));
-        self.tcp(TcpControl::None, 1000, Some(syn.at.wrapping_add(1)), 1000, &[]);
-        syn.at.wrapping_add(1)
-    }
-}
 
 #[test]
 fn the_guest_hears_of_a_connection_only_when_the_host_has_it() {
@@ -323,6 +76,22 @@ fn segments_out_of_order_reach_the_host_in_order_and_ask_for_what_is_missing() {
     script.tcp(TcpControl::Fin, 1009, Some(first), 1000, b"!");
     assert!(script.wires.borrow().finished);
     assert_eq!(script.seen().expect("an acknowledgement").ack, Some(1011));
+}
+
+#[test]
+fn a_reset_after_both_ends_does_not_take_from_the_host_what_it_has_yet_to_pass_on() {
+    for both in [true, false] {
+        let mut script = Script::new();
+        let first = script.connection();
+        script.tcp(TcpControl::Fin, 1000, Some(first), 1000, b"all");
+        script.wires.borrow_mut().ended = both;
+        script.event();
+        while script.seen().is_some() {}
+        let ack = first.wrapping_add(u32::from(both));
+        script.tcp(TcpControl::None, 1004, Some(ack), 1000, &[]);
+        script.tcp(TcpControl::Rst, 1004, None, 0, &[]);
+        assert_eq!((script.stack.flows().0, script.wires.borrow().aborted), (0, !both));
+    }
 }
 
 #[test]

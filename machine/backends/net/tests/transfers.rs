@@ -120,6 +120,14 @@ fn fifty_mebibytes_each_way_over_a_bad_link() {
 }
 
 #[test]
+fn twenty_mebibytes_each_way_in_large_segments_over_a_bad_link() {
+    let (listener, port) = local();
+    let faults = Faults { lost: 3, twice: 5, late: 5 };
+    let guest = check(listener, (GATEWAY, port).into(), 20 * MIB, faults, true);
+    assert!(guest.wire.largest > 30_000, "segments of {} bytes", guest.wire.largest);
+}
+
+#[test]
 fn a_very_bad_link_still_carries_everything() {
     let (listener, port) = local();
     let faults = Faults { lost: 50, twice: 30, late: 100 };

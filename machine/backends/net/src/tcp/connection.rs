@@ -10,7 +10,7 @@ use smoltcp::wire::{TcpControl, TcpRepr};
 
 use super::Flow;
 use super::receive::Receive;
-use super::send::Send;
+use super::send::{Acknowledgement, Send};
 use super::sequence;
 use crate::host::{Ready, Stream};
 
@@ -114,6 +114,7 @@ impl<S: Stream> Connection<S> {
         }
         self.send.scale = syn.window_scale.unwrap_or(0).min(14);
         self.send.window = usize::from(syn.window_len);
+        self.send.selective = syn.sack_permitted;
     }
 
     /// The host's socket has become ready.
@@ -198,8 +199,14 @@ impl<S: Stream> Connection<S> {
                 self.receive.begin(sequence::plus(segment.seq_number.0 as u32, 1));
                 // The window of a SYN is not scaled.
                 let scale = std::mem::take(&mut self.send.scale);
-                let (ack, window) = (self.send.next, segment.window_len);
-                self.send.acknowledged(ack, self.receive.next, window, false, now);
+                let ack = Acknowledgement {
+                    number: self.send.next,
+                    at: self.receive.next,
+                    window: segment.window_len,
+                    bare: false,
+                    blocks: [None; 3],
+                };
+                self.send.acknowledged(&ack, now);
                 self.send.scale = scale;
                 self.state = State::Open;
                 self.ack_due = true;
@@ -218,7 +225,10 @@ impl<S: Stream> Connection<S> {
         let length = segment.payload.len() + usize::from(fin);
         if segment.control == TcpControl::Rst {
             if at == self.receive.next {
-                return Fate::ResetHost;
+                // A guest that has closed for good answers so to a late repetition: what the host has still to
+                // pass on is not to be lost for that.
+                let through = self.state == State::TimeWait;
+                return if through { Fate::Ended } else { Fate::ResetHost };
             }
             // In the window, but not exact: whoever it is must prove it (RFC 5961, section 3).
             self.ack_due |= self.receive.accepts(at, 0);
@@ -244,8 +254,14 @@ impl<S: Stream> Connection<S> {
             return Fate::Goes;
         }
         self.heard(now);
-        let bare = length == 0;
-        self.send.acknowledged(ack, at, segment.window_len, bare, now);
+        let ack = Acknowledgement {
+            number: ack,
+            at,
+            window: segment.window_len,
+            bare: length == 0,
+            blocks: segment.sack_ranges,
+        };
+        self.send.acknowledged(&ack, now);
         if self.state == State::SynReceived {
             if !self.send.syn_acked {
                 return Fate::Goes;

@@ -21,6 +21,9 @@ use crate::host::Stream;
 /// Where a checksum stands in a TCP header.
 const CHECKSUM_OFFSET: usize = 16;
 
+/// Bytes of options at most: three blocks of what came early, or a SYN's.
+const OPTIONS: usize = 28;
+
 /// Payload of one segment on a link of this MTU.
 pub(super) fn link_mss(config: &Config, address: IpAddr) -> usize {
     let ip = if address.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
@@ -53,7 +56,7 @@ impl<S: Stream> Connection<S> {
 
     /// Writes the next segment; `None` if there is none, or the buffer too small for it.
     pub(super) fn emit(&mut self, outlet: &Outlet<'_>, buffer: &mut [u8]) -> Option<Outgoing> {
-        if buffer.len() < frame::headers_length(self.flow.guest.ip()) + TCP_HEADER_LEN + 12 {
+        if buffer.len() < frame::headers_length(self.flow.guest.ip()) + TCP_HEADER_LEN + OPTIONS {
             return None;
         }
         match self.state {
@@ -108,6 +111,8 @@ impl<S: Stream> Connection<S> {
             Kind::Bare => (self.send.next, None),
         };
         let first_syn = self.state == State::SynSent;
+        // Never beside data, which needs the room: whatever leaves or finds a gap owes a bare acknowledgement.
+        let tells = self.send.selective && matches!(kind, Kind::Bare);
         let segment = TcpRepr {
             src_port: self.flow.remote.port(),
             dst_port: self.flow.guest.port(),
@@ -117,8 +122,8 @@ impl<S: Stream> Connection<S> {
             window_len: announced as u16,
             window_scale: (is_syn && (self.scaling || first_syn)).then_some(SCALE),
             max_seg_size: is_syn.then(|| link_mss(outlet.config, self.flow.guest.ip()) as u16),
-            sack_permitted: false,
-            sack_ranges: [None; 3],
+            sack_permitted: is_syn && (self.send.selective || first_syn),
+            sack_ranges: if tells { self.receive.early_blocks() } else { [None; 3] },
             timestamp: None,
             payload: &[],
         };

@@ -4,8 +4,10 @@
 //! and the others of [`SMALL_BYTES`]: 95 MiB if a guest fills all of them.
 
 mod connection;
+mod early;
 mod emit;
 mod receive;
+mod scoreboard;
 mod send;
 mod sequence;
 #[cfg(test)]

@@ -7,11 +7,9 @@
 use std::collections::VecDeque;
 use std::io;
 
+use super::early::Early;
 use super::sequence::{self, Sequence};
 use crate::host::Stream;
-
-/// Pieces that are kept ahead of a gap.
-const EARLY_PIECES: usize = 32;
 
 /// Our window's scale (RFC 7323): capacities up to 8 MiB.
 pub(super) const SCALE: u8 = 7;
@@ -21,7 +19,7 @@ pub(super) struct Receive {
     pub(super) next: Sequence,
     capacity: usize,
     pending: VecDeque<u8>,
-    early: Vec<(Sequence, Vec<u8>)>,
+    early: Early,
     fin_at: Option<Sequence>,
     /// The guest's FIN has been reached.
     pub(super) finished: bool,
@@ -39,7 +37,7 @@ impl Receive {
             next,
             capacity,
             pending: VecDeque::new(),
-            early: Vec::new(),
+            early: Early::default(),
             fin_at: None,
             finished: false,
             told: false,
@@ -112,13 +110,16 @@ impl Receive {
         if offset > 0 {
             let ahead = offset as usize;
             let fits = room.saturating_sub(ahead).min(payload.len());
-            self.keep_early(at, &payload[..fits]);
+            self.early.keep(self.next, at, &payload[..fits]);
             return Ok(true);
         }
         let fresh = payload.get(old..).unwrap_or_default();
         let fresh = &fresh[..fresh.len().min(room)];
         self.take(fresh, stream)?;
-        let gap = self.join_early(stream)?;
+        // Empty in all but a few cases: the gap was in front of it.
+        let early = self.early.advance(self.next, fresh.len());
+        self.take(&early, stream)?;
+        let gap = !self.early.is_empty();
         if self.fin_at == Some(self.next) {
             self.fin_at = None;
             self.finished = true;
@@ -127,6 +128,13 @@ impl Receive {
         }
         self.flush(stream)?;
         Ok(again || gap)
+    }
+
+    /// What the guest is told to be here although something before it is missing.
+    pub(super) fn early_blocks(&self) -> [Option<(Sequence, Sequence)>; 3] {
+        // An end of data behind a range takes a position, and came with it.
+        let with_fin = |end| if self.fin_at == Some(end) { sequence::plus(end, 1) } else { end };
+        self.early.told().map(|block| block.map(|(start, end)| (start, with_fin(end))))
     }
 
     /// Gives the host what it did not take before.
@@ -163,43 +171,5 @@ impl Receive {
         }
         self.pending.extend(bytes);
         Ok(())
-    }
-
-    fn keep_early(&mut self, at: Sequence, bytes: &[u8]) {
-        let held: usize = self.early.iter().map(|(_, piece)| piece.len()).sum();
-        if bytes.is_empty() || held + bytes.len() > self.window() {
-            return;
-        }
-        let covers = |(start, piece): &(Sequence, Vec<u8>)| {
-            let from = sequence::after(at, *start);
-            from >= 0 && from as usize + bytes.len() <= piece.len()
-        };
-        if self.early.iter().any(covers) {
-            return;
-        }
-        let behind =
-            self.early.iter_mut().find(|(start, piece)| sequence::plus(*start, piece.len()) == at);
-        if let Some((_, piece)) = behind {
-            piece.extend_from_slice(bytes);
-        } else if self.early.len() < EARLY_PIECES {
-            self.early.push((at, bytes.to_vec()));
-        }
-    }
-
-    /// Takes what a filled gap makes next; says whether another gap is left.
-    fn join_early<S: Stream>(&mut self, stream: &mut S) -> io::Result<bool> {
-        loop {
-            let next = self.next;
-            let due = |(start, _): &(Sequence, Vec<u8>)| sequence::after(*start, next) <= 0;
-            let Some(index) = self.early.iter().position(due) else {
-                return Ok(!self.early.is_empty());
-            };
-            let (start, piece) = self.early.swap_remove(index);
-            let old = sequence::after(next, start) as usize;
-            if old < piece.len() {
-                // `early` lay in a window whose right edge has not moved back.
-                self.take(&piece[old..], stream)?;
-            }
-        }
     }
 }

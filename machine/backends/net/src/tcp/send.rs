@@ -1,18 +1,22 @@
 //! The host's bytes on their way to the guest: what is sent, acknowledged, lost and sent again.
 //!
-//! RFC 9293 (3.8.1 retransmission, 3.8.6 windows), RFC 6298 (timeout), RFC 6582 (recovery). There is no
-//! congestion window: the only link is the guest's receive queue, which takes segments one by
+//! RFC 9293 (3.8.1 retransmission, 3.8.6 windows), RFC 6298 (timeout), RFC 6675 (recovery with a guest that tells
+//! which bytes it has), RFC 6582 (with one that does not). There is no congestion window, hence no estimate of what
+//! is in flight: the only link is the guest's receive queue, which takes segments one by
 //! one when it has room. Invariant: `buffer` begins at `una` (SYN and FIN apart) and holds at
 //! most `capacity` bytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::scoreboard::Scoreboard;
 use super::sequence::{self, Sequence};
 
 const RTO_FIRST: Duration = Duration::from_secs(1);
 const RTO_MIN: Duration = Duration::from_millis(200);
 const RTO_MAX: Duration = Duration::from_secs(60);
+/// Acknowledgements that bring no progress after which something is lost.
+const DUPLICATES: u8 = 3;
 /// Retransmissions without an answer until the guest is taken to be gone: some minutes.
 const RETRIES: u8 = 10;
 
@@ -35,9 +39,17 @@ pub(super) struct Send {
     pub(super) fin_acked: bool,
     /// The oldest segment is to be sent again.
     pub(super) resend: bool,
+    /// The guest tells which bytes it has (RFC 2018).
+    pub(super) selective: bool,
+    scoreboard: Scoreboard,
     window_from: (Sequence, Sequence),
     duplicates: u8,
+    /// What had been sent when a loss was found: once that is acknowledged, all is well again.
     recover: Option<Sequence>,
+    /// How far losses have been sent again (`HighRxt`); while recovering.
+    repaired: Sequence,
+    /// The loss was found by the timer: nothing is known of what the guest has.
+    timed_out: bool,
     timing: Option<(Sequence, Duration)>,
     smoothed: Option<(Duration, Duration)>,
     timeout: Duration,
@@ -56,6 +68,19 @@ pub(super) struct Piece {
     pub(super) fin: bool,
 }
 
+/// What a segment of the guest acknowledges.
+pub(super) struct Acknowledgement {
+    pub(super) number: Sequence,
+    /// The segment's own position.
+    pub(super) at: Sequence,
+    /// As in the header.
+    pub(super) window: u16,
+    /// It has neither data nor flags.
+    pub(super) bare: bool,
+    /// What the guest has behind `number`.
+    pub(super) blocks: [Option<(Sequence, Sequence)>; 3],
+}
+
 impl Send {
     pub(super) fn new(first: Sequence, capacity: usize) -> Self {
         Self {
@@ -71,9 +96,13 @@ impl Send {
             fin_sent: false,
             fin_acked: false,
             resend: false,
+            selective: false,
+            scoreboard: Scoreboard::default(),
             window_from: (0, 0),
             duplicates: 0,
             recover: None,
+            repaired: first,
+            timed_out: false,
             timing: None,
             smoothed: None,
             timeout: RTO_FIRST,
@@ -102,10 +131,33 @@ impl Send {
             return None;
         }
         if self.resend && self.in_flight() > 0 {
-            let length = self.sent().min(self.segment_max).min(most);
+            let hole = self.scoreboard.hole(self.una, self.segment_max);
+            let end = hole.map_or(usize::MAX, |hole| sequence::after(hole.end, self.una) as usize);
+            let length = self.sent().min(self.segment_max).min(most).min(end);
             let fin = self.fin_sent && length == self.buffer.len();
             return Some(Piece { at: self.una, offset: 0, length, fin });
         }
+        self.repair(most, true).or_else(|| self.fresh(most)).or_else(|| self.repair(most, false))
+    }
+
+    /// What is to be sent again by what the guest has told (RFC 6675, `NextSeg`, rules 1 and 3).
+    fn repair(&self, most: usize, lost: bool) -> Option<Piece> {
+        let until = self.recover?;
+        let start =
+            if sequence::after(self.repaired, self.una) > 0 { self.repaired } else { self.una };
+        let hole =
+            self.scoreboard.hole(start, self.segment_max).filter(|hole| hole.lost || !lost)?;
+        let offset = sequence::after(hole.start, self.una) as usize;
+        // What was sent after the loss was found is the next recovery's.
+        let end = if sequence::after(hole.end, until) > 0 { until } else { hole.end };
+        let span = sequence::after(end, hole.start).max(0) as usize;
+        let length = self.buffer.len().saturating_sub(offset).min(span).min(most);
+        let fin = self.fin_sent && length < span && offset + length == self.buffer.len();
+        (length > 0 || fin).then_some(Piece { at: hole.start, offset, length, fin })
+    }
+
+    /// What has not been sent yet.
+    fn fresh(&self, most: usize) -> Option<Piece> {
         let sent = self.sent();
         let unsent = self.buffer.len() - sent;
         let usable = self.window.saturating_sub(sent);
@@ -123,11 +175,15 @@ impl Send {
 
     /// Notes that `piece` went out.
     pub(super) fn went_out(&mut self, piece: Piece, now: Duration) {
-        if piece.at == self.una && self.resend {
-            self.resend = false;
+        let end = sequence::plus(piece.at, piece.length + usize::from(piece.fin));
+        if sequence::after(piece.at, self.next) < 0 {
+            self.resend &= piece.at != self.una;
             self.timing = None;
+            if sequence::after(end, self.repaired) > 0 {
+                self.repaired = end;
+            }
         } else {
-            self.next = sequence::plus(self.next, piece.length + usize::from(piece.fin));
+            self.next = end;
             self.fin_sent |= piece.fin;
             self.probe = false;
             self.timing.get_or_insert((self.next, now));
@@ -156,41 +212,63 @@ impl Send {
         sequence::after(ack, self.next) <= 0
     }
 
-    /// Takes an acknowledgement; `bare` has neither data nor flags.
-    pub(super) fn acknowledged(
-        &mut self,
-        ack: Sequence,
-        at: Sequence,
-        window: u16,
-        bare: bool,
-        now: Duration,
-    ) {
-        let window = usize::from(window) << self.scale;
-        let count = sequence::after(ack, self.una);
+    /// Takes an acknowledgement.
+    pub(super) fn acknowledged(&mut self, ack: &Acknowledgement, now: Duration) {
+        let window = usize::from(ack.window) << self.scale;
+        let count = sequence::after(ack.number, self.una);
         if count < 0 {
             return;
         }
         let same_window = window == self.window;
         let (from_at, from_ack) = self.window_from;
-        let newer = sequence::after(at, from_at);
-        if newer > 0 || (newer == 0 && sequence::after(ack, from_ack) >= 0) || count > 0 {
+        let newer = sequence::after(ack.at, from_at);
+        if newer > 0 || (newer == 0 && sequence::after(ack.number, from_ack) >= 0) || count > 0 {
             self.window = window;
-            self.window_from = (at, ack);
+            self.window_from = (ack.at, ack.number);
         }
         if count > 0 {
-            self.advance(ack, count as usize, now);
-        } else if bare && same_window && self.in_flight() > 0 && window > 0 {
-            self.duplicates = self.duplicates.saturating_add(1);
-            if self.duplicates == 3 && self.recover.is_none() {
-                self.recover = Some(self.next);
-                self.resend = true;
-            }
+            self.advance(ack.number, count as usize, now);
         }
+        let told = self.note_blocks(ack);
+        let plain = ack.bare && same_window && window > 0;
+        if count == 0 && self.in_flight() > 0 && if self.selective { told } else { plain } {
+            self.duplicates = self.duplicates.saturating_add(1);
+        }
+        self.look_for_loss();
         self.watch(now);
+    }
+
+    /// Notes what the guest says it has; says whether that is more than before.
+    fn note_blocks(&mut self, ack: &Acknowledgement) -> bool {
+        let mut more = false;
+        for block in ack.blocks.iter().flatten().filter(|_| self.selective && self.syn_acked) {
+            more |= self.scoreboard.add(*block, self.una, self.next);
+        }
+        more
+    }
+
+    fn look_for_loss(&mut self) {
+        if self.recover.is_some() || self.in_flight() == 0 {
+            return;
+        }
+        let lost = self.scoreboard.hole(self.una, self.segment_max).is_some_and(|hole| hole.lost);
+        if lost || self.duplicates >= DUPLICATES {
+            self.recover_from(false);
+        }
+    }
+
+    /// The oldest segment is lost, perhaps others with it.
+    fn recover_from(&mut self, timed_out: bool) {
+        self.duplicates = 0;
+        self.recover = Some(self.next);
+        self.repaired = self.una;
+        self.timed_out = timed_out;
+        self.resend = true;
     }
 
     fn advance(&mut self, ack: Sequence, mut count: usize, now: Duration) {
         self.una = ack;
+        self.scoreboard.acknowledged(ack);
         if !self.syn_acked {
             self.syn_acked = true;
             count -= 1;
@@ -211,7 +289,12 @@ impl Send {
         self.retries = 0;
         self.timeout = self.first_timeout();
         match self.recover {
-            Some(end) if sequence::after(ack, end) < 0 => self.resend = true,
+            // The next hole: it is lost, too, unless it is on its way again, or will be known for lost.
+            Some(end) if sequence::after(ack, end) < 0 => {
+                let known = self.selective && !self.timed_out;
+                let under_way = self.selective && sequence::after(self.repaired, ack) > 0;
+                self.resend = !known && !under_way;
+            }
             _ => (self.recover, self.resend) = (None, false),
         }
         self.timer = (self.in_flight() > 0).then(|| now + self.timeout);
@@ -234,9 +317,8 @@ impl Send {
         self.timing = None;
         if self.in_flight() > 0 && (self.window > 0 || !self.syn_acked) {
             self.retries += 1;
-            self.duplicates = 0;
-            self.recover = Some(self.next);
-            self.resend = true;
+            self.scoreboard.clear();
+            self.recover_from(true);
         } else if self.in_flight() > 0 {
             // A probe of a closed window is answered, though not acknowledged: no limit while the guest
             // answers, which the table's idle timeout sees.
