@@ -10,8 +10,10 @@
 //! While it has nothing to do the thread waits for [`Worker::ring`], or at the device's own [`Waiter`],
 //! which that wakes. Whoever builds the machine gives [`Worker::run`] a thread, or makes the worker inline: then
 //! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable.
-//! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
+//! Files: `quiet` is how it stands still while it is saved. Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
 //! the guest is touched.
+
+mod quiet;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
 use crate::signals::{Signals, Use};
+pub use quiet::Quiet;
+use quiet::Stillness;
 
 /// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
 /// work of what the device itself writes, without end, and a vCPU must come back to be stopped.
@@ -48,6 +52,8 @@ struct Mailbox {
     /// The driver wants a reset: the thread drops the job, once the host has let go of it.
     reset: bool,
     stopped: bool,
+    /// It is to stand still.
+    quiet: Stillness,
 }
 
 impl Mailbox {
@@ -177,10 +183,12 @@ impl Worker {
     pub fn run(&self) {
         let mut mailbox = self.lock();
         while !mailbox.stopped {
-            mailbox = match (mailbox.job.is_some(), mailbox.rung, &self.waiter) {
-                (true, true, _) => self.work(mailbox),
-                (true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
-                _ => self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
+            let active = mailbox.job.is_some();
+            mailbox = match (mailbox.quiet, active, mailbox.rung, &self.waiter) {
+                (Stillness::No, true, true, _) => self.work(mailbox),
+                (Stillness::No, true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
+                (Stillness::Wanted, true, ..) => self.calm(mailbox),
+                _ => self.wait(mailbox),
             };
         }
     }
@@ -241,7 +249,7 @@ impl Worker {
             return;
         }
         for _ in 0..MOST_ROUNDS {
-            if !mailbox.rung || mailbox.job.is_none() {
+            if !mailbox.rung || mailbox.job.is_none() || mailbox.quiet != Stillness::No {
                 break;
             }
             mailbox = self.work(mailbox);
@@ -258,7 +266,7 @@ impl Worker {
         mailbox.rung = mailbox.job.is_some();
         if mailbox.reset {
             mailbox.alarm();
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
         !mailbox.reset
     }
@@ -286,13 +294,13 @@ impl Worker {
             }
             mailbox.job = Some(job);
             mailbox.rung |= more;
-            mailbox.busy = false;
+            self.ended(&mut mailbox);
             return mailbox;
         }
         drop(mailbox);
         drop(job); // which may wait for the host, and no vCPU with it
         let mut mailbox = self.lock();
-        mailbox.busy = false;
+        self.ended(&mut mailbox);
         mailbox.alarm = None;
         if !std::mem::take(&mut mailbox.reset) && !mailbox.stopped {
             self.signals.needs_reset();
@@ -301,6 +309,14 @@ impl Worker {
             }
         }
         mailbox
+    }
+
+    /// Nobody has the job any more, which whoever wants it to stand still waits for.
+    fn ended(&self, mailbox: &mut Mailbox) {
+        mailbox.busy = false;
+        if mailbox.quiet == Stillness::Wanted {
+            self.changed.notify_all();
+        }
     }
 
     fn wait_for_delay(&self, rung_at: Option<Instant>) {
