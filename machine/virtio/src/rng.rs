@@ -100,3 +100,31 @@ impl Handler for Rng {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::Machine;
+
+    #[test]
+    fn a_saved_device_goes_on_with_its_next_buffer() {
+        let source = |value: u8| -> Entropy {
+            Arc::new(move |bytes: &mut [u8]| {
+                bytes.fill(value);
+                Ok(())
+            })
+        };
+        let mut machine = Machine::new(|_| Box::new(Rng::new(source(1))), 0, true);
+        machine.offer(0, 0, &[(0x4_0000, 16, true)]);
+        machine.queues[0].offer_chain(1, &[(0x4_0100, 5000, true)]);
+        let machine = machine.reborn(|_, state| {
+            let ModelV1::Rng(state) = state else { panic!("entropy: {state:?}") };
+            Box::new(Rng::restore(source(2), *state))
+        });
+        assert_eq!((machine.queues[0].used(0), machine.queues[0].used(1)), ((0, 16), (1, 4096)));
+        assert_eq!(machine.queues[0].read(0x4_0000, 17), [&[1; 16][..], &[0]].concat());
+        assert_eq!(machine.queues[0].read(0x4_0100, 2), [2, 2]);
+    }
+}

@@ -1,5 +1,7 @@
 //! The transport as a driver uses it, and as none may.
 
+mod saved;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
