@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::queue::{Broken, Chain, Queue};
+use crate::state::{ModelV1, RingsV1, StateError};
 use crate::worker::Waker;
 
 /// Device types (virtio 1.2, 5).
@@ -60,6 +61,18 @@ pub trait Device: Send {
     /// something happened on the host's side.
     fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler>;
 
+    /// The same where the driver was ready when the state was saved that this device was made from: it
+    /// goes on.
+    ///
+    /// # Errors
+    /// The state is not that of a device with a driver, or not with these features.
+    fn resume(&mut self, features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        Ok(self.activate(features, waker))
+    }
+
+    /// Its state to save, without what its handler holds.
+    fn save(&self) -> ModelV1;
+
     /// Where its thread waits while the device is active, if the host's side has events of its own.
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {
         None
@@ -85,6 +98,13 @@ pub trait Handler: Send {
     /// # Errors
     /// The guest broke a rule: the device stops, and needs a reset.
     fn process(&mut self, queues: &mut Queues) -> Result<(), Broken>;
+
+    /// Waits for what the host has begun, gives it back and puts back what was taken ahead, so that no chain
+    /// is left with the device; takes no more. It may be called again afterwards, and then goes on.
+    fn quiesce(&mut self, _queues: &mut Queues) {}
+
+    /// Adds what it holds itself to its model's state. Called after [`Handler::quiesce`].
+    fn save(&self, _model: &mut ModelV1) {}
 
     /// The host is still at work on buffers of the guest's: to drop the handler is to wait for it.
     fn is_busy(&self) -> bool {
@@ -173,6 +193,11 @@ impl Queues {
         if self.get(index).is_some_and(Queue::wants_interrupt) {
             self.signals |= 1 << index;
         }
+    }
+
+    /// Where all are in their rings.
+    pub(crate) fn save(&self) -> Vec<Option<RingsV1>> {
+        self.list.iter().map(|queue| queue.as_ref().map(Queue::save)).collect()
     }
 
     /// Queues to tell the driver of, and whether there is more to do.

@@ -23,16 +23,17 @@ mod pci;
 mod queue;
 mod rng;
 mod signals;
+pub mod state;
 pub mod vsock;
 mod worker;
 
-pub use balloon::{Balloon, BalloonControl, GuestStatistics};
+pub use balloon::{Balloon, BalloonControl, BalloonV1, GuestStatistics};
 pub use device::{Alarm, Device, Handler, Kind, Queues, Waiter};
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
-pub use rng::{Entropy, Rng};
+pub use rng::{Entropy, Rng, RngV1};
 pub use signals::{Interrupter, Use};
-pub use worker::{Trace, Waker, Worker};
+pub use worker::{Quiet, Trace, Waker, Worker};
 
 /// Feature bits of all devices (virtio 1.2, 6).
 pub mod features {

@@ -49,7 +49,7 @@ pub(crate) struct State {
     pub(crate) generation: u8,
     /// Status bits that were ever set: what the guest once could, it can.
     pub(crate) seen: u8,
-    isr: u8,
+    pub(crate) isr: u8,
 }
 
 /// One device's signals.
@@ -60,19 +60,22 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new(interrupter: Arc<dyn Interrupter>, queues: usize) -> Arc<Self> {
-        Arc::new(Self {
-            interrupter,
-            state: Mutex::new(State {
-                status: 0,
-                msix: Msix::new(queues + 1),
-                config_vector: NO_VECTOR,
-                queue_vectors: vec![NO_VECTOR; queues],
-                line_disabled: false,
-                generation: 0,
-                seen: 0,
-                isr: 0,
-            }),
-        })
+        let state = State {
+            status: 0,
+            msix: Msix::new(queues + 1),
+            config_vector: NO_VECTOR,
+            queue_vectors: vec![NO_VECTOR; queues],
+            line_disabled: false,
+            generation: 0,
+            seen: 0,
+            isr: 0,
+        };
+        Self::with(interrupter, state)
+    }
+
+    /// Signals in the middle of their life.
+    pub(crate) fn with(interrupter: Arc<dyn Interrupter>, state: State) -> Arc<Self> {
+        Arc::new(Self { interrupter, state: Mutex::new(state) })
     }
 
     /// The registers. Whoever changes what the line or pending messages depend on calls

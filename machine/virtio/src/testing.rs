@@ -1,5 +1,7 @@
 //! A driver for tests: it lays a queue out in guest memory and plays the guest's side.
 
+mod machine;
+
 use std::sync::{Arc, Mutex};
 
 use memory::GuestMemory;
@@ -7,6 +9,7 @@ use x86::GuestPhys;
 
 use crate::queue::{Broken, Queue, QueueLayout};
 use crate::signals::Interrupter;
+pub(crate) use machine::{Machine, through_bytes};
 
 /// Flags of descriptors.
 pub(crate) const NEXT: u16 = 1;

@@ -12,9 +12,11 @@
 //! doorbells do the work themselves, which costs the vCPU the wait and makes a run repeatable. Where a
 //! handler's rounds are short ([`Handler::is_short`]) a vCPU lends a hand: its doorbell does a round if nobody
 //! else does, which takes less than to wake a thread and to be woken by it. After a round that took long
-//! the thread has the device to itself for a while.
+//! the thread has the device to itself for a while. Files: `quiet` is how it stands still while it is saved.
 //! Invariants: a handler is touched by one thread at a time; after a reset was answered no buffer of
 //! the guest is touched.
+
+mod quiet;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 
 use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
 use crate::signals::{Signals, Use};
+pub use quiet::Quiet;
+use quiet::Stillness;
 
 /// Rounds of work that an inline doorbell does at most: a full ring takes a few. Rings that overlap make
 /// work of what the device itself writes, without end, and a vCPU must come back to be stopped.
@@ -58,6 +62,8 @@ struct Mailbox {
     stopped: bool,
     /// Doorbells until a vCPU may lend a hand again.
     patience: u32,
+    /// It is to stand still.
+    quiet: Stillness,
 }
 
 impl Mailbox {
@@ -187,10 +193,12 @@ impl Worker {
     pub fn run(&self) {
         let mut mailbox = self.lock();
         while !mailbox.stopped {
-            mailbox = match (mailbox.job.is_some(), mailbox.rung, &self.waiter) {
-                (true, true, _) => self.work(mailbox),
-                (true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
-                _ => self.changed.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
+            let active = mailbox.job.is_some();
+            mailbox = match (mailbox.quiet, active, mailbox.rung, &self.waiter) {
+                (Stillness::No, true, true, _) => self.work(mailbox),
+                (Stillness::No, true, false, Some(waiter)) => self.wait_at(&**waiter, mailbox),
+                (Stillness::Wanted, true, ..) => self.calm(mailbox),
+                _ => self.wait(mailbox),
             };
         }
     }
@@ -251,7 +259,7 @@ impl Worker {
             return;
         }
         for _ in 0..MOST_ROUNDS {
-            if !mailbox.rung || mailbox.job.is_none() {
+            if !mailbox.rung || mailbox.job.is_none() || mailbox.quiet != Stillness::No {
                 break;
             }
             mailbox = self.work(mailbox);
@@ -262,7 +270,8 @@ impl Worker {
     pub(crate) fn doorbell(&self) {
         let mut mailbox = self.lock();
         let short = mailbox.job.as_ref().is_some_and(|job| job.handler.is_short());
-        let free = !mailbox.rung && !mailbox.reset && !mailbox.stopped;
+        let stands = mailbox.stopped || mailbox.quiet != Stillness::No;
+        let free = !mailbox.rung && !mailbox.reset && !stands;
         let delayed = self.delay_us.load(Ordering::Relaxed) != 0;
         if self.inline || delayed || !short || !free || mailbox.patience > 0 {
             mailbox.patience = mailbox.patience.saturating_sub(1);
@@ -289,7 +298,7 @@ impl Worker {
         mailbox.rung = mailbox.job.is_some();
         if mailbox.reset {
             mailbox.alarm();
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
         !mailbox.reset
     }
@@ -317,13 +326,13 @@ impl Worker {
             }
             mailbox.job = Some(job);
             mailbox.rung |= more;
-            mailbox.busy = false;
+            self.ended(&mut mailbox);
             return mailbox;
         }
         drop(mailbox);
         drop(job); // which may wait for the host, and no vCPU with it
         let mut mailbox = self.lock();
-        mailbox.busy = false;
+        self.ended(&mut mailbox);
         mailbox.alarm = None;
         if !std::mem::take(&mut mailbox.reset) && !mailbox.stopped {
             self.signals.needs_reset();
@@ -332,6 +341,14 @@ impl Worker {
             }
         }
         mailbox
+    }
+
+    /// Nobody has the job any more, which whoever wants it to stand still waits for.
+    fn ended(&self, mailbox: &mut Mailbox) {
+        mailbox.busy = false;
+        if mailbox.quiet == Stillness::Wanted {
+            self.changed.notify_all();
+        }
     }
 
     fn wait_for_delay(&self, rung_at: Option<Instant>) {

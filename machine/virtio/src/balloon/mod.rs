@@ -10,6 +10,7 @@
 //! Invariants: pages are released only while the driver waits for the chain that names them; what is
 //! not RAM is ignored; a chain names at most [`MOST_PAGES`] pages by number.
 
+mod saved;
 mod statistics;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -20,7 +21,9 @@ use x86::GuestPhys;
 
 use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::{Broken, Chain};
+use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
+pub use saved::BalloonV1;
 pub use statistics::GuestStatistics;
 
 const STATS: u64 = 1 << 1;
@@ -85,6 +88,18 @@ impl Balloon {
     }
 }
 
+impl Balloon {
+    fn handler(&self, features: u64, waker: Waker) -> Box<dyn Handler> {
+        *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        Box::new(BalloonHandler {
+            memory: self.memory.clone(),
+            shared: self.shared.clone(),
+            layout: Layout::new(features),
+            statistics_buffer: None,
+        })
+    }
+}
+
 impl BalloonControl {
     /// Asks the guest to give up this much memory in all; it does so as far as it can.
     pub fn set_target_bytes(&self, bytes: u64) {
@@ -139,14 +154,16 @@ impl Device for Balloon {
     }
 
     fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler> {
-        *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
         self.shared.actual_pages.store(0, Ordering::Relaxed);
-        Box::new(BalloonHandler {
-            memory: self.memory.clone(),
-            shared: self.shared.clone(),
-            layout: Layout::new(features),
-            statistics_buffer: None,
-        })
+        self.handler(features, waker)
+    }
+
+    fn resume(&mut self, features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        Ok(self.handler(features, waker))
+    }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Balloon(self.saved())
     }
 }
 
@@ -191,6 +208,16 @@ impl Handler for BalloonHandler {
         match self.layout.statistics {
             Some(queue) => self.exchange_statistics(queue, queues),
             None => Ok(()),
+        }
+    }
+
+    /// The buffer for statistics was read and not written: it is read again.
+    fn quiesce(&mut self, queues: &mut Queues) {
+        if let Some(index) = self.layout.statistics
+            && let Some(queue) = queues.get(index)
+            && let Some(chain) = self.statistics_buffer.take()
+        {
+            queue.put_back(chain);
         }
     }
 }

@@ -28,6 +28,20 @@ pub struct GuestStatistics {
 }
 
 impl GuestStatistics {
+    /// All, in the order in which they are saved.
+    pub(super) fn fields(&mut self) -> [&mut Option<u64>; 8] {
+        [
+            &mut self.free,
+            &mut self.total,
+            &mut self.available,
+            &mut self.caches,
+            &mut self.swapped_in,
+            &mut self.swapped_out,
+            &mut self.major_faults,
+            &mut self.minor_faults,
+        ]
+    }
+
     pub(super) fn decode(bytes: &[u8]) -> Self {
         let mut statistics = Self::default();
         let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();

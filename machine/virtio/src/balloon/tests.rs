@@ -1,5 +1,7 @@
 //! A balloon under a driver of its own kind, and under hostile ones.
 
+mod saved;
+
 use super::*;
 use crate::device::Queues;
 use crate::queue::QueueLayout;

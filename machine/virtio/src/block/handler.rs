@@ -86,6 +86,15 @@ impl BlockHandler {
         });
     }
 
+    /// Shows the driver what was given back.
+    fn publish(&self, queues: &mut Queues) {
+        for index in 0..self.queues {
+            let Some(queue) = queues.get(index) else { continue };
+            queue.publish();
+            queues.signal(index);
+        }
+    }
+
     fn in_flight(&self) -> bool {
         self.free.len() < self.flights.len()
     }
@@ -107,15 +116,18 @@ impl Handler for BlockHandler {
             done |= self.begin(queues, index)?;
         }
         self.reap(queues, self.in_flight() && !done);
-        for index in 0..self.queues {
-            let Some(queue) = queues.get(index) else { continue };
-            queue.publish();
-            queues.signal(index);
-        }
+        self.publish(queues);
         if self.in_flight() {
             queues.again();
         }
         Ok(())
+    }
+
+    fn quiesce(&mut self, queues: &mut Queues) {
+        while self.in_flight() {
+            self.reap(queues, true);
+        }
+        self.publish(queues);
     }
 
     fn is_busy(&self) -> bool {

@@ -7,14 +7,17 @@
 mod disk;
 mod handler;
 mod request;
+mod saved;
 
 use std::sync::Arc;
 
 use crate::device::{Device, Handler, Kind, read_image};
+use crate::state::ModelV1;
 use crate::worker::Waker;
 pub use disk::{Disk, DiskError, Lane, Pieces};
 use handler::BlockHandler;
 use request::Requests;
+pub use saved::BlockV1;
 
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
@@ -100,6 +103,10 @@ impl Device for Block {
         // A write-through driver has no flush in flight to wait for, and inline nothing may be.
         let one_by_one = write_through || waker.is_inline();
         Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one))
+    }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Block(self.saved())
     }
 }
 

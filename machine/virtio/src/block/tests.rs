@@ -1,5 +1,7 @@
 //! Requests on a disk in memory that can be made to fail.
 
+mod saved;
+
 use std::sync::Mutex;
 
 use super::*;

@@ -10,14 +10,17 @@
 
 mod control;
 mod ports;
+mod saved;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::Broken;
+use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
 use control::Message;
 use ports::Ports;
+pub use saved::{ConsoleV1, PortV1};
 
 const SIZE: u64 = 1 << 0;
 const MULTIPORT: u64 = 1 << 1;
@@ -164,6 +167,18 @@ impl Device for Console {
         let size = state.size;
         state.ports.reset(features & MULTIPORT != 0, size);
         Box::new(ConsoleHandler(self.shared.clone()))
+    }
+
+    fn resume(&mut self, features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        let mut state = self.shared.state();
+        let multiport = features & MULTIPORT != 0;
+        StateError::unless(state.ports.multiport == multiport, "ports without the feature")?;
+        state.waker = Some(waker);
+        Ok(Box::new(ConsoleHandler(self.shared.clone())))
+    }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Console(self.saved())
     }
 }
 

@@ -9,8 +9,15 @@
 
 use std::collections::VecDeque;
 
-use super::MOST_INPUT;
 use super::control::{Message, event};
+use super::{MOST_INPUT, MOST_PORTS};
+
+/// Messages that wait at most: each kind once for each port.
+pub(super) const MOST_MESSAGES: usize = TOLD.len() * MOST_PORTS;
+
+/// What a guest is told.
+const TOLD: [u16; 5] =
+    [event::PORT_ADD, event::CONSOLE_PORT, event::RESIZE, event::PORT_OPEN, event::PORT_NAME];
 
 #[derive(Debug, Default)]
 struct Port {
@@ -24,11 +31,11 @@ struct Port {
 pub(super) struct Ports {
     list: Vec<Port>,
     messages: VecDeque<(Message, Vec<u8>)>,
-    multiport: bool,
-    size: (u16, u16),
+    pub(super) multiport: bool,
+    pub(super) size: (u16, u16),
     /// Input was refused, and some has gone since.
-    refused: bool,
-    made_room: bool,
+    pub(super) refused: bool,
+    pub(super) made_room: bool,
 }
 
 impl Ports {
@@ -111,6 +118,40 @@ impl Ports {
         let message = Message { port: port as u32, event, value };
         self.messages.retain(|(before, _)| (before.port, before.event) != (message.port, event));
         self.messages.push_back((message, more));
+    }
+
+    /// Each port: whether the guest has a driver for it, and the input that waits.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = (bool, Vec<u8>)> + '_ {
+        self.list.iter().map(|port| (port.ready, port.input.iter().copied().collect()))
+    }
+
+    /// Messages that wait, without what follows from the ports.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = Message> + '_ {
+        self.messages.iter().map(|(message, _)| *message)
+    }
+
+    /// Makes a port what it was.
+    pub(super) fn set(&mut self, port: usize, ready: bool, input: &[u8]) {
+        (self.list[port].ready, self.list[port].input) = (ready, input.iter().copied().collect());
+    }
+
+    /// Has a message wait again, with what follows it now; false: no guest is told that.
+    pub(super) fn remind(&mut self, message: Message) -> bool {
+        let Message { port, event, value } = message;
+        let Some(known) = self.list.get(port as usize) else { return false };
+        let more = match (event, &known.name) {
+            (event::RESIZE, _) => return port == 0 && value == 0 && self.remind_size(),
+            (event::PORT_NAME, Some(name)) => name.clone().into_bytes(),
+            (event::PORT_NAME, None) => return false,
+            _ => Vec::new(),
+        };
+        self.tell(port as usize, event, value, more);
+        TOLD.contains(&event)
+    }
+
+    fn remind_size(&mut self) -> bool {
+        self.tell_size();
+        true
     }
 
     /// A message of the guest's.

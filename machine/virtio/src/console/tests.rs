@@ -1,5 +1,7 @@
 //! A driver with and without several ports.
 
+mod saved;
+
 use super::control::event;
 use super::*;
 use crate::testing::{Guest, Recorder};

@@ -10,6 +10,7 @@
 //! worker's thread. Requests that wait are never more than the queue has descriptors.
 
 mod pool;
+mod saved;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -17,8 +18,10 @@ use std::sync::Arc;
 
 use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::{Broken, Chain};
+use crate::state::ModelV1;
 use crate::worker::Waker;
 use pool::Pool;
+pub use saved::FsV1;
 
 const URGENT: usize = 0;
 const REQUESTS: usize = 1;
@@ -98,6 +101,10 @@ impl Device for Fs {
             next: 0,
         })
     }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Fs(self.saved())
+    }
 }
 
 struct FsHandler {
@@ -142,6 +149,16 @@ impl Handler for FsHandler {
     /// What is in the host's caches is; where it is a network away nothing may hold up a vCPU.
     fn is_short(&self) -> bool {
         self.files.is_local()
+    }
+
+    /// What waits for others (a lock) has done nothing yet and is asked anew.
+    fn quiesce(&mut self, queues: &mut Queues) {
+        self.pool.quiesce();
+        self.finish(queues);
+        let Some(queue) = queues.get(REQUESTS) else { return };
+        let mut waiting: Vec<_> = self.waiting.drain().collect();
+        waiting.sort_unstable_by_key(|(ticket, _)| *ticket);
+        waiting.into_iter().for_each(|(_, chain)| queue.put_back(chain));
     }
 }
 

@@ -23,12 +23,16 @@ struct State {
     done: Vec<(u64, Vec<u8>)>,
     threads: usize,
     idle: usize,
+    /// Tasks that a thread is at.
+    running: usize,
     stopped: bool,
 }
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// The last running task came to an end, or to a pause.
+    calm: Condvar,
     waker: Waker,
 }
 
@@ -40,8 +44,8 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(most: usize, waker: Waker) -> Self {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { state, changed, waker }), most }
+        let (state, changed, calm) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Self { shared: Arc::new(Shared { state, changed, calm, waker }), most }
     }
 
     /// Has a task done under a ticket; without threads it is done at once, and this is its answer.
@@ -60,6 +64,19 @@ impl Pool {
         state.fresh.push_back((ticket, task));
         self.shared.changed.notify_one();
         None
+    }
+
+    /// Waits for the tasks that threads are at and forgets all that gave no answer.
+    pub(super) fn quiesce(&self) {
+        let mut state = self.shared.lock();
+        let mut forgotten = vec![std::mem::take(&mut state.fresh)];
+        let mut paused = std::mem::take(&mut state.again);
+        while state.running > 0 {
+            state = self.shared.calm.wait(state).unwrap_or_else(PoisonError::into_inner);
+            forgotten.push(std::mem::take(&mut state.fresh));
+            paused.append(&mut state.again);
+        }
+        drop(state); // tasks may do much when they go
     }
 
     /// Answers that have been made.
@@ -111,9 +128,12 @@ impl Shared {
                 state.idle -= 1;
                 continue;
             };
+            state.running += 1;
             drop(state);
             let answer = task();
             state = self.lock();
+            state.running -= 1;
+            self.calm.notify_all();
             match answer {
                 _ if state.stopped => {}
                 Some(answer) => {

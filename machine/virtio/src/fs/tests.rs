@@ -1,5 +1,7 @@
 //! Requests that are answered at once, later, and never.
 
+mod saved;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

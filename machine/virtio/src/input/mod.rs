@@ -4,15 +4,18 @@
 //! at most [`MOST_EVENTS`] wait; without a driver nothing waits, so nothing old is typed later.
 
 mod model;
+mod saved;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::Broken;
+use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
 use model::Model;
 pub use model::codes;
+pub use saved::InputV1;
 
 const EVENTS: usize = 0;
 const STATUS: usize = 1;
@@ -170,8 +173,18 @@ impl Device for Input {
     }
 
     fn activate(&mut self, _features: u64, waker: Waker) -> Box<dyn Handler> {
-        state(&self.shared).waker = Some(waker);
+        // What waits since a state was saved waits for the driver of then.
+        *state(&self.shared) = State { waker: Some(waker), ..State::default() };
         Box::new(InputHandler(self.shared.clone()))
+    }
+
+    fn resume(&mut self, _features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        state(&self.shared).waker = Some(waker);
+        Ok(Box::new(InputHandler(self.shared.clone())))
+    }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Input(self.saved())
     }
 }
 

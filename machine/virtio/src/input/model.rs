@@ -70,6 +70,11 @@ impl Model {
         }
     }
 
+    /// Its product number.
+    pub(super) fn product(&self) -> u16 {
+        self.product
+    }
+
     /// The answer to a selection; empty: there is none.
     pub(super) fn config(&self, select: u8, subselect: u8) -> Vec<u8> {
         let codes_of = |kind: u16| self.events.iter().find(|events| events.0 == kind);

@@ -1,5 +1,7 @@
 //! Keys and a pen under a driver.
 
+mod saved;
+
 use super::*;
 use crate::testing::{BUFFERS, Guest, Recorder};
 

@@ -4,7 +4,7 @@
 //! kind in, as the specification has it.
 
 /// Addresses of a kind that are kept.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
@@ -42,6 +42,46 @@ impl Filter {
                 let known = self.too_many[0] || self.unicast.contains(&to);
                 !self.no_unicast && (self.all_unicast || known)
             }
+        }
+    }
+
+    /// What was asked for, in the order of the fields.
+    pub(super) fn mode(&self) -> [bool; 6] {
+        [
+            self.promiscuous,
+            self.all_multicast,
+            self.all_unicast,
+            self.no_multicast,
+            self.no_unicast,
+            self.no_broadcast,
+        ]
+    }
+
+    /// The unicast and the multicast addresses.
+    pub(super) fn tables(&self) -> [&[Mac]; 2] {
+        [&self.unicast, &self.multicast]
+    }
+
+    /// Of which kinds there were more than are kept.
+    pub(super) fn too_many(&self) -> [bool; 2] {
+        self.too_many
+    }
+
+    /// A filter of what [`Filter::mode`], [`Filter::tables`] and [`Filter::too_many`] gave.
+    pub(super) fn restore(mode: [bool; 6], tables: [Vec<Mac>; 2], too_many: [bool; 2]) -> Self {
+        let [promiscuous, all_multicast, all_unicast, no_multicast, no_unicast, no_broadcast] =
+            mode;
+        let [unicast, multicast] = tables;
+        Self {
+            promiscuous,
+            all_multicast,
+            all_unicast,
+            no_multicast,
+            no_unicast,
+            no_broadcast,
+            unicast,
+            multicast,
+            too_many,
         }
     }
 

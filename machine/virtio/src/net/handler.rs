@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::control::Control;
 use super::filter::Mac;
 use super::header::{HEADER_BYTES, Header};
+use super::saved::NetDriverV1;
 use super::{Backend, CSUM, CTRL_RX, FRAME_MAX, HOST_TSO4, HOST_TSO6, MRG_RXBUF, Offload};
 use crate::device::{Handler, Queues};
 use crate::queue::{Broken, Chain, Queue};
+use crate::state::{ModelV1, StateError};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -36,7 +38,7 @@ pub(super) struct NetHandler {
     /// The largest frame that is one packet on the link.
     packet: usize,
     control: Control,
-    large: bool,
+    offload: Offload,
     free: VecDeque<Chain>,
     /// Bytes that all of `free` hold.
     room: usize,
@@ -51,7 +53,7 @@ impl NetHandler {
             mac,
             packet: ETHERNET + usize::from(mtu),
             control: Control::default(),
-            large: false,
+            offload: Offload::default(),
             free: VecDeque::new(),
             room: 0,
             buffer: vec![0; FRAME_MAX].into_boxed_slice(),
@@ -64,8 +66,20 @@ impl NetHandler {
         one
     }
 
+    /// Takes over what the driver had set.
+    pub(super) fn resume(&mut self, driver: &NetDriverV1) -> Result<(), StateError> {
+        let offload = driver.offload(self.features)?;
+        self.control.filter = driver.filter()?;
+        self.mac = driver.mac;
+        let backend = self.backend.clone();
+        let mut backend = lock(&backend);
+        backend.set_mac(self.mac);
+        self.set_offload(&mut **backend, offload);
+        Ok(())
+    }
+
     fn set_offload(&mut self, backend: &mut dyn Backend, offload: Offload) {
-        self.large = offload.tcp4 || offload.tcp6;
+        self.offload = offload;
         backend.set_offload(offload);
     }
 
@@ -133,7 +147,8 @@ impl NetHandler {
 
     /// Takes buffers ahead until the largest frame that may come fits.
     fn make_room(&mut self, queue: &mut Queue) -> Result<(), Broken> {
-        let wanted = match (self.features & MRG_RXBUF != 0, self.large) {
+        let wanted = match (self.features & MRG_RXBUF != 0, self.offload.tcp4 || self.offload.tcp6)
+        {
             (false, _) => 1, // any chain: a frame does not go on in the next
             (true, false) => HEADER_BYTES + self.packet,
             (true, true) => HEADER_BYTES + FRAME_MAX,
@@ -218,6 +233,19 @@ impl Handler for NetHandler {
             queues.again();
         }
         Ok(())
+    }
+
+    fn quiesce(&mut self, queues: &mut Queues) {
+        self.room = 0;
+        if let Some(queue) = queues.get(RECEIVE) {
+            self.free.drain(..).for_each(|chain| queue.put_back(chain));
+        }
+    }
+
+    fn save(&self, model: &mut ModelV1) {
+        if let ModelV1::Net(card) = model {
+            card.driver = Some(NetDriverV1::new(self.mac, self.offload, &self.control.filter));
+        }
     }
 }
 

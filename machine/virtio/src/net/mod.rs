@@ -16,13 +16,16 @@ mod control;
 mod filter;
 mod handler;
 mod header;
+mod saved;
 
 use std::sync::{Arc, Mutex};
 
 use crate::device::{Device, Handler, Kind, Waiter, read_image};
+use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
 use handler::NetHandler;
 pub use header::Header;
+pub use saved::{NetDriverV1, NetV1};
 
 /// Largest frame: an Ethernet header and what an IPv4 packet's length can say.
 pub const FRAME_MAX: usize = 14 + 65_535;
@@ -108,6 +111,8 @@ pub struct Net {
     mtu: u16,
     features: u64,
     waiter: Arc<dyn Waiter>,
+    /// What the driver of a saved card had set, until it goes on.
+    resumed: Option<NetDriverV1>,
 }
 
 impl Net {
@@ -121,7 +126,8 @@ impl Net {
             features |= CSUM | HOST_TSO4 | HOST_TSO6 | Offload::FEATURES | CTRL_GUEST_OFFLOADS;
         }
         let waiter = backend.waiter();
-        Self { backend: Arc::new(Mutex::new(backend)), mac, mtu, features, waiter }
+        let backend = Arc::new(Mutex::new(backend));
+        Self { backend, mac, mtu, features, waiter, resumed: None }
     }
 
     fn config(&self) -> [u8; 12] {
@@ -160,7 +166,19 @@ impl Device for Net {
     }
 
     fn activate(&mut self, features: u64, _waker: Waker) -> Box<dyn Handler> {
+        self.resumed = None;
         Box::new(NetHandler::new(self.backend.clone(), features, self.mac, self.mtu))
+    }
+
+    fn resume(&mut self, features: u64, _waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        let driver = self.resumed.take().ok_or(StateError::Impossible("a driver and none"))?;
+        let mut handler = NetHandler::new(self.backend.clone(), features, self.mac, self.mtu);
+        handler.resume(&driver)?;
+        Ok(Box::new(handler))
+    }
+
+    fn save(&self) -> ModelV1 {
+        ModelV1::Net(NetV1 { mac: self.mac, mtu: self.mtu, driver: self.resumed.clone() })
     }
 
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {

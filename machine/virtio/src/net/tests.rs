@@ -1,5 +1,7 @@
 //! A card on a backend that remembers, three queues, and what a driver may and may not do.
 
+mod saved;
+
 use std::collections::VecDeque;
 
 use super::*;

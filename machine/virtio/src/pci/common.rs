@@ -25,25 +25,25 @@ use crate::worker::Worker;
 
 /// One queue's registers.
 #[derive(Clone, Copy, Debug, Default)]
-struct QueueRegisters {
-    layout: QueueLayout,
-    most: u16,
-    enabled: bool,
+pub(super) struct QueueRegisters {
+    pub(super) layout: QueueLayout,
+    pub(super) most: u16,
+    pub(super) enabled: bool,
 }
 
 pub(super) struct Common {
     pub(super) device: Box<dyn Device>,
     pub(super) signals: Arc<Signals>,
     pub(super) worker: Arc<Worker>,
-    memory: Arc<GuestMemory>,
-    offered: u64,
-    accepted: u64,
-    device_feature_select: u32,
-    driver_feature_select: u32,
-    queue_select: u16,
-    queues: Vec<QueueRegisters>,
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) offered: u64,
+    pub(super) accepted: u64,
+    pub(super) device_feature_select: u32,
+    pub(super) driver_feature_select: u32,
+    pub(super) queue_select: u16,
+    pub(super) queues: Vec<QueueRegisters>,
     /// The driver asked for a reset that the worker has not granted yet.
-    resetting: bool,
+    pub(super) resetting: bool,
 }
 
 impl Common {
@@ -213,7 +213,7 @@ impl Common {
     }
 
     /// Finishes a reset as soon as the worker has let go of the guest's buffers (2.4.1).
-    fn go_on_resetting(&mut self) {
+    pub(super) fn go_on_resetting(&mut self) {
         if !self.resetting || !self.worker.reset() {
             return;
         }

@@ -1,12 +1,13 @@
 //! The virtio-over-PCI transport (virtio 1.2, 4.1): a device as a function on the bus.
 //!
 //! Modern only: no I/O BAR, no legacy layout. Files: `layout` says where registers are, `common` is
-//! the structure with the states, `msix` the interrupts. Invariant: an access never waits for the
+//! the structure with the states, `msix` the interrupts, `saved` saving and restoring. Invariant: an access never waits for the
 //! device's work, unless its worker is inline.
 
 mod common;
 mod layout;
 pub(crate) mod msix;
+mod saved;
 
 use std::fmt;
 use std::sync::Arc;

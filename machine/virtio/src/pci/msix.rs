@@ -7,6 +7,8 @@
 //! Invariant: a vector that is raised while it or the whole function is masked, or while MSI-X is
 //! off, is pending; it is sent once when it can be.
 
+use crate::state::MessageV1;
+
 /// A vector that is none (virtio 1.2, 4.1.5.1.2).
 pub(crate) const NO_VECTOR: u16 = 0xffff;
 /// Bytes of a table entry.
@@ -37,6 +39,20 @@ impl Msix {
     /// All entries masked, as at reset.
     pub(crate) fn new(vectors: usize) -> Self {
         Self { table: vec![[0, 0, 0, MASKED]; vectors], pending: vec![false; vectors], control: 0 }
+    }
+
+    /// The table and pending bits to save; the control word belongs to configuration space.
+    pub(crate) fn save(&self) -> Vec<MessageV1> {
+        let messages = self.table.iter().zip(&self.pending);
+        messages.map(|(&entry, &pending)| MessageV1 { entry, pending }).collect()
+    }
+
+    /// The table in a saved state, under this control word.
+    pub(crate) fn restore(messages: &[MessageV1], control: u16) -> Self {
+        let entry = |[low, high, data, control]: [u32; 4]| [low, high, data, control & MASKED];
+        let table = messages.iter().map(|message| entry(message.entry)).collect();
+        let pending = messages.iter().map(|message| message.pending).collect();
+        Self { table, pending, control }
     }
 
     pub(crate) fn vectors(&self) -> usize {

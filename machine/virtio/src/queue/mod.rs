@@ -11,6 +11,7 @@
 
 mod chain;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -21,6 +22,7 @@ use x86::GuestPhys;
 pub use chain::Chain;
 
 use crate::features;
+use crate::state::RingsV1;
 
 /// The largest queue (2.7: at most 32768; drivers ask for less).
 pub(crate) const MOST_DESCRIPTORS: u16 = 1024;
@@ -97,6 +99,8 @@ pub struct Queue {
     next_used: u16,
     /// Where `next_used` was when the driver was last asked whether it wants an interrupt.
     signalled: u16,
+    /// Chains that were taken and put back, by their heads.
+    returned: VecDeque<u16>,
 }
 
 impl Queue {
@@ -133,8 +137,48 @@ impl Queue {
             next_available: 0,
             next_used: 0,
             signalled: 0,
+            returned: VecDeque::new(),
             memory,
         })
+    }
+
+    /// A queue in the middle of its rings.
+    ///
+    /// # Errors
+    /// As [`Queue::new`]; chains that it has and does not have, or that cannot be.
+    pub(crate) fn resume(
+        memory: Arc<GuestMemory>,
+        layout: QueueLayout,
+        negotiated: u64,
+        rings: &RingsV1,
+    ) -> Result<Self, Broken> {
+        let fresh = Self::new(memory, layout, negotiated)?;
+        let outstanding = rings.next_available.wrapping_sub(rings.next_used);
+        if usize::from(outstanding) != rings.returned.len() || outstanding > fresh.size {
+            return Err(Broken::Available(outstanding));
+        }
+        if let Some(head) = rings.returned.iter().find(|head| **head >= fresh.size) {
+            return Err(Broken::Descriptor(*head));
+        }
+        Ok(Self {
+            next_available: rings.next_available,
+            next_used: rings.next_used,
+            signalled: rings.signalled,
+            returned: rings.returned.iter().copied().collect(),
+            ..fresh
+        })
+    }
+
+    /// Where it is in its rings; all chains that were taken were given or put back.
+    pub(crate) fn save(&self) -> RingsV1 {
+        let outstanding = self.next_available.wrapping_sub(self.next_used);
+        assert!(usize::from(outstanding) == self.returned.len(), "a quiet device holds no chain");
+        RingsV1 {
+            next_available: self.next_available,
+            next_used: self.next_used,
+            signalled: self.signalled,
+            returned: self.returned.iter().copied().collect(),
+        }
     }
 
     /// Descriptors.
@@ -147,6 +191,11 @@ impl Queue {
     /// # Errors
     /// The ring or the chain breaks a rule; the queue is not to be used any more.
     pub fn pop(&mut self) -> Result<Option<Chain>, Broken> {
+        if let Some(&head) = self.returned.front() {
+            let chain = Chain::walk(self, head)?;
+            self.returned.pop_front();
+            return Ok(Some(chain));
+        }
         let index: u16 = self.memory.load(at(self.available, 2));
         let waiting = index.wrapping_sub(self.next_available);
         if waiting == 0 {
@@ -160,6 +209,12 @@ impl Queue {
         let chain = Chain::walk(self, head)?;
         self.next_available = self.next_available.wrapping_add(1);
         Ok(Some(chain))
+    }
+
+    /// Puts a chain back that nothing was done with: it is taken again, after others that were put back
+    /// before and before all that were not taken yet.
+    pub(crate) fn put_back(&mut self, chain: Chain) {
+        self.returned.push_back(chain.head());
     }
 
     /// Gives a chain back, with as many bytes written as its `write` wrote.
@@ -236,7 +291,8 @@ impl Queue {
         self.note(place);
         // The driver writes its index, then looks at our wish; we do it the other way round.
         fence(Ordering::SeqCst);
-        self.memory.load::<u16>(at(self.available, 2)) != self.next_available
+        let index: u16 = self.memory.load(at(self.available, 2));
+        index != self.next_available || !self.returned.is_empty()
     }
 
     /// Marks what was written of the used ring.

@@ -14,11 +14,12 @@ use std::io::ErrorKind;
 
 use super::Stream;
 use super::packet::{Header, NO_MORE_READS, NO_MORE_WRITES, Ports, operation};
+use super::saved::ConnectionV1;
 
 /// Room for what a guest sent and the host did not take yet.
 pub(super) const BUFFER: u32 = 256 << 10;
 /// What is read from the host at a time.
-const STAGE: usize = 64 << 10;
+pub(super) const STAGE: usize = 64 << 10;
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,46 @@ impl Connection {
             owes_request: false,
             owes_response: false,
             owes_credit: false,
+        }
+    }
+
+    /// One that lived when it was saved, with its stream.
+    pub(super) fn resume(ports: Ports, stream: Box<dyn Stream>, saved: ConnectionV1) -> Self {
+        let [owes_request, owes_response, owes_credit] = saved.owes;
+        Self {
+            open: saved.open,
+            inbound: saved.inbound.into(),
+            outbound: saved.outbound,
+            guest_buffer: saved.guest_buffer,
+            guest_forwarded: saved.guest_forwarded,
+            sent: saved.sent,
+            forwarded: saved.forwarded,
+            told: saved.told,
+            guest_closed: saved.guest_closed,
+            closed: saved.closed,
+            closed_told: saved.closed_told,
+            owes_request,
+            owes_response,
+            owes_credit,
+            ..Self::new(ports, stream)
+        }
+    }
+
+    /// All but the stream and its readiness, which is tried anew.
+    pub(super) fn save(&self) -> ConnectionV1 {
+        ConnectionV1 {
+            open: self.open,
+            inbound: self.inbound.iter().copied().collect(),
+            outbound: self.outbound[self.outbound_done..].to_vec(),
+            guest_buffer: self.guest_buffer,
+            guest_forwarded: self.guest_forwarded,
+            sent: self.sent,
+            forwarded: self.forwarded,
+            told: self.told,
+            guest_closed: self.guest_closed,
+            closed: self.closed,
+            closed_told: self.closed_told,
+            owes: [self.owes_request, self.owes_response, self.owes_credit],
         }
     }
 

@@ -4,6 +4,7 @@
 //! packet      the header
 //! connection  one stream's buffers, credit and states
 //! mux         all of them, in turns
+//! saved       what it saves
 //! unix        the host's side as Unix sockets, in the way of Firecracker and Cloud Hypervisor
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod connection;
 mod mux;
 mod packet;
+mod saved;
 mod unix;
 
 use std::io;
@@ -21,9 +23,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::{Device, Handler, Kind, Queues, read_image};
 use crate::queue::Broken;
+use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
 use mux::Mux;
 use packet::{HEADER, Header};
+pub use saved::{ConnectionV1, MuxV1, VsockV1};
 pub use unix::{UnixSockets, VsockError};
 
 const RECEIVE: usize = 0;
@@ -85,6 +89,12 @@ pub trait Host: Send {
     /// The next connection that somebody wants with a port of the guest, if there is one.
     fn accept(&mut self) -> Option<(u32, Box<dyn Stream>)>;
 
+    /// The stream of a connection that lived when the device was saved, by the guest's port and the host's;
+    /// `None`: it is gone. It is watched anew.
+    fn reopen(&mut self, _guest_port: u32, _host_port: u32) -> Option<Box<dyn Stream>> {
+        None
+    }
+
     /// What stirred since the last call.
     fn stirred(&mut self) -> Vec<Stirred>;
 }
@@ -96,6 +106,8 @@ type Slot = Arc<Mutex<Option<Box<dyn Host>>>>;
 pub struct Vsock {
     guest_cid: u64,
     host: Slot,
+    /// The connections that a saved device had, until it goes on.
+    resumed: Option<MuxV1>,
 }
 
 impl Vsock {
@@ -105,7 +117,8 @@ impl Vsock {
             (3..u32::MAX).contains(&guest_cid),
             "addresses below 3 and the last are not guests'"
         );
-        Self { guest_cid: guest_cid.into(), host: Arc::new(Mutex::new(Some(host))) }
+        let host = Arc::new(Mutex::new(Some(host)));
+        Self { guest_cid: guest_cid.into(), host, resumed: None }
     }
 }
 
@@ -133,11 +146,30 @@ impl Device for Vsock {
     }
 
     fn activate(&mut self, _features: u64, waker: Waker) -> Box<dyn Handler> {
+        self.resumed = None;
+        Box::new(self.handler(waker))
+    }
+
+    fn resume(&mut self, _features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+        let saved = self.resumed.take().ok_or(StateError::Impossible("a driver and none"))?;
+        let mut handler = self.handler(waker);
+        handler.mux.as_mut().expect("there until the handler goes").resume(saved);
+        Ok(Box::new(handler))
+    }
+
+    fn save(&self) -> ModelV1 {
+        let guest_cid = self.guest_cid as u32; // as it was given
+        ModelV1::Vsock(VsockV1 { guest_cid, mux: self.resumed.clone() })
+    }
+}
+
+impl Vsock {
+    fn handler(&self, waker: Waker) -> VsockHandler {
         let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut host = host.expect("the handler before has given it back");
         host.attach(Some(waker));
         let mux = Some(Mux::new(self.guest_cid, host));
-        Box::new(VsockHandler { mux, slot: self.host.clone() })
+        VsockHandler { mux, slot: self.host.clone() }
     }
 }
 
@@ -170,6 +202,12 @@ impl Handler for VsockHandler {
             queues.again();
         }
         Ok(())
+    }
+
+    fn save(&self, model: &mut ModelV1) {
+        if let (ModelV1::Vsock(device), Some(mux)) = (model, &self.mux) {
+            device.mux = Some(mux.save());
+        }
     }
 }
 

@@ -8,12 +8,16 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::connection::{BUFFER, Connection, Fate};
 use super::packet::{HOST_CID, Header, Ports, STREAM, operation};
+use super::saved::MuxV1;
 use super::{Host, Stirred};
+use crate::state::StateError;
 
 /// Connections at a time.
 pub(super) const MOST_CONNECTIONS: usize = 1024;
 /// Resets that wait for room in the guest's queue.
 const MOST_RESETS: usize = 256;
+/// Resets that are saved: those, and one for each packet of a full ring and each connection, twice.
+pub(super) const MOST_SAVED_RESETS: usize = 4 * MOST_CONNECTIONS;
 /// Where ports for the host's own end of connections begin (the guest sees them as its peer's).
 const FIRST_HOST_PORT: u32 = 1 << 30;
 
@@ -42,6 +46,49 @@ impl Mux {
     /// The host's end, when the device is no more.
     pub(super) fn into_host(self) -> Box<dyn Host> {
         self.host
+    }
+
+    /// Everything but the host's end.
+    pub(super) fn save(&self) -> MuxV1 {
+        let plain = |ports: &Ports| (ports.guest, ports.host);
+        let connections = self.connections.iter();
+        MuxV1 {
+            next_host_port: self.next_host_port,
+            turn: self.turn.as_ref().map(plain),
+            resets: self.resets.iter().map(plain).collect(),
+            connections: connections.map(|(ports, one)| (plain(ports), one.save())).collect(),
+        }
+    }
+
+    /// Refuses what no device comes to.
+    pub(super) fn check(saved: &MuxV1) -> Result<(), StateError> {
+        let few =
+            saved.connections.len() <= MOST_CONNECTIONS && saved.resets.len() <= MOST_SAVED_RESETS;
+        StateError::unless(few, "too many connections")?;
+        let own = saved.next_host_port & !(FIRST_HOST_PORT - 1) == FIRST_HOST_PORT;
+        StateError::unless(own, "a port that is not the host's to give")?;
+        saved.connections.values().try_for_each(|connection| connection.check())
+    }
+
+    /// Goes on with what was saved and checked. The guest hears of each connection that is over, unless it
+    /// had not heard of it at all.
+    pub(super) fn resume(&mut self, saved: MuxV1) {
+        let ports = |(guest, host): (u32, u32)| Ports { guest, host };
+        self.next_host_port = saved.next_host_port;
+        self.turn = saved.turn.map(ports);
+        self.resets = saved.resets.into_iter().map(ports).collect();
+        for (of, connection) in saved.connections {
+            let ports = ports(of);
+            let stream = self.host.reopen(ports.guest, ports.host);
+            match stream.and_then(|mut one| one.watch(key(ports)).ok().map(|()| one)) {
+                Some(stream) => {
+                    let connection = Connection::resume(ports, stream, connection);
+                    self.connections.insert(ports, connection);
+                }
+                None if connection.owes[0] => {}
+                None => self.resets.push_back(ports),
+            }
+        }
     }
 
     /// Whether a packet of the guest can be taken now.

@@ -1,5 +1,7 @@
 //! A driver's packets against a host in memory, and against real Unix sockets.
 
+mod saved;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,6 +31,8 @@ struct World {
     opened: Vec<u32>,
     stirred: Vec<Stirred>,
     live: usize,
+    /// Streams of a device that was saved are still there.
+    reopens: bool,
 }
 
 #[derive(Clone)]
@@ -60,6 +64,11 @@ impl Host for InMemory {
     fn accept(&mut self) -> Option<(u32, Box<dyn Stream>)> {
         let port = self.world().incoming.pop()?;
         Some((port, self.stream()))
+    }
+
+    fn reopen(&mut self, _guest_port: u32, _host_port: u32) -> Option<Box<dyn Stream>> {
+        let reopens = self.world().reopens;
+        reopens.then(|| self.stream())
     }
 
     fn stirred(&mut self) -> Vec<Stirred> {
