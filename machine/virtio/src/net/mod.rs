@@ -159,8 +159,9 @@ impl Device for Net {
         read_image(&self.config(), offset, data);
     }
 
-    fn activate(&mut self, features: u64, _waker: Waker) -> Box<dyn Handler> {
-        Box::new(NetHandler::new(self.backend.clone(), features, self.mac, self.mtu))
+    fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler> {
+        let faults = (waker.faults(), &waker);
+        Box::new(NetHandler::new(self.backend.clone(), features, self.mac, self.mtu, faults))
     }
 
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {
