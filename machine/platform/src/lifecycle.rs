@@ -56,9 +56,9 @@ pub struct MachineConfig {
     pub pci_functions: Vec<Box<dyn PciFunction>>,
     /// Virtio devices, in the slots after them.
     pub virtio: Vec<Box<dyn virtio::Device>>,
-    /// Every request to disks, network and shared folders takes at least this long; not in virtual
+    /// What goes wrong with requests to disks, network and shared folders. Nothing is delayed in virtual
     /// time, which that does not move.
-    pub io_delay: Option<Duration>,
+    pub io_faults: virtio::Faults,
     /// Is told how drivers set virtio devices up.
     pub trace_virtio: Option<Trace>,
     /// Is told of ports and addresses that no device answers at, once each.
@@ -86,7 +86,7 @@ impl Default for MachineConfig {
             fw_cfg_files: Vec::new(),
             pci_functions: Vec::new(),
             virtio: Vec::new(),
-            io_delay: None,
+            io_faults: virtio::Faults::default(),
             trace_virtio: None,
             trace_unclaimed: None,
             virtual_time: None,

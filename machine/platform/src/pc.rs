@@ -91,7 +91,7 @@ impl Pc {
         let inline = config.virtual_time.is_some();
         let workers = wiring.pci(config.pci_functions, config.virtio, ram, inline);
         for worker in &workers {
-            worker.set_delay(config.io_delay);
+            worker.set_faults(config.io_faults);
             worker.set_trace(config.trace_virtio.clone());
         }
         wiring.small_ports(config.debug_console, config.debug_exit, config.test_devices);

@@ -16,6 +16,7 @@ mod balloon;
 pub mod block;
 pub mod console;
 mod device;
+mod faults;
 pub mod fs;
 pub mod input;
 pub mod net;
@@ -29,6 +30,7 @@ mod worker;
 
 pub use balloon::{Balloon, BalloonControl, BalloonV1, GuestStatistics};
 pub use device::{Alarm, Device, Handler, Kind, Queues, Waiter};
+pub use faults::Faults;
 pub use pci::VirtioPci;
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng, RngV1};

@@ -19,11 +19,11 @@
 mod quiet;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
+use crate::faults::Faults;
 use crate::signals::{Signals, Use};
 pub use quiet::Quiet;
 use quiet::Stillness;
@@ -84,8 +84,8 @@ pub struct Worker {
     waiter: Option<Arc<dyn Waiter>>,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
-    /// Between a ring and the work, in microseconds.
-    delay_us: AtomicU64,
+    /// What goes wrong here because somebody wants it.
+    faults: OnceLock<Faults>,
     trace: OnceLock<Trace>,
 }
 
@@ -117,6 +117,11 @@ impl Waker {
         }
     }
 
+    /// What the device does wrong because somebody wants it.
+    pub(crate) fn faults(&self) -> Faults {
+        self.0.upgrade().and_then(|worker| worker.faults.get().copied()).unwrap_or_default()
+    }
+
     /// Whether doorbells do the work themselves, in the order of the guest's doing.
     pub fn is_inline(&self) -> bool {
         self.0.upgrade().is_some_and(|worker| worker.inline)
@@ -138,8 +143,8 @@ impl Worker {
     ) -> Arc<Self> {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
-        let (delay_us, trace) = (AtomicU64::new(0), OnceLock::new());
-        Arc::new(Self { kind, name, inline, signals, waiter, mailbox, changed, delay_us, trace })
+        let (faults, trace) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { kind, name, inline, signals, waiter, mailbox, changed, faults, trace })
     }
 
     /// A name for its thread.
@@ -157,12 +162,15 @@ impl Worker {
         self.signals.used()
     }
 
-    /// Has every request to a device that moves data for others take at least so long: disks,
-    /// network, shared folders. Not inline, where only the vCPU would wait.
-    pub fn set_delay(&self, delay: Option<Duration>) {
-        let slow = matches!(self.kind, Kind::Network | Kind::Block | Kind::FileSystem);
-        let delay = delay.filter(|_| slow && !self.inline).unwrap_or_default();
-        self.delay_us.store(delay.as_micros() as u64, Ordering::Relaxed);
+    /// What shall go wrong here, if devices of this kind are meant; once, before the driver is ready.
+    /// Inline nothing is delayed, as only the vCPU would wait.
+    pub fn set_faults(&self, faults: Faults) {
+        // A second time is not promised anything.
+        let mut faults = faults.of(self.kind);
+        if self.inline {
+            faults.delay = Duration::ZERO;
+        }
+        let _ = self.faults.set(faults);
     }
 
     /// Has somebody told what drivers do to the device; once.
@@ -272,7 +280,7 @@ impl Worker {
         let short = mailbox.job.as_ref().is_some_and(|job| job.handler.is_short());
         let stands = mailbox.stopped || mailbox.quiet != Stillness::No;
         let free = !mailbox.rung && !mailbox.reset && !stands;
-        let delayed = self.delay_us.load(Ordering::Relaxed) != 0;
+        let delayed = self.faults.get().is_some_and(|faults| !faults.delay.is_zero());
         if self.inline || delayed || !short || !free || mailbox.patience > 0 {
             mailbox.patience = mailbox.patience.saturating_sub(1);
             drop(mailbox);
@@ -351,10 +359,12 @@ impl Worker {
         }
     }
 
+    /// Shared folders have their delay here, as their requests are done elsewhere; disks and network keep
+    /// theirs themselves (`faults`).
     fn wait_for_delay(&self, rung_at: Option<Instant>) {
-        let delay = Duration::from_micros(self.delay_us.load(Ordering::Relaxed));
-        if let Some(at) = rung_at.filter(|_| !delay.is_zero()) {
-            std::thread::sleep((at + delay).saturating_duration_since(Instant::now()));
+        let faults = self.faults.get().filter(|_| self.kind == Kind::FileSystem);
+        if let (Some(at), Some(faults)) = (rung_at, faults) {
+            std::thread::sleep((at + faults.delay).saturating_duration_since(Instant::now()));
         }
     }
 

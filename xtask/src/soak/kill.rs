@@ -132,11 +132,12 @@ impl Victim {
     /// Runs the guest until so long after its first record; the records it told.
     fn live(&self, pause: Duration) -> Result<u64> {
         let disk = format!("{},format={}", self.image.display(), self.format);
+        let log = self.folder.path().join("log");
         let mut command = Command::new(&self.roof);
-        command.args(["run", "--engine", "soft", "-q", "-c", &self.cpus, "-d", &disk]);
+        command.args(["run", "--engine", "soft", "-v", "-c", &self.cpus, "-d", &disk]);
         command.arg(&self.kernel).arg("--").arg(self.folder.path().join("workloads"));
         command.args(["records", "/dev/vda", &self.next.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);
         let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
         let out = BufReader::new(child.stdout.take().expect("piped"));
         let (send, lines) = mpsc::channel();
@@ -148,17 +149,20 @@ impl Victim {
             }
         });
         let first = lines.recv_timeout(PATIENCE);
+        let mut threads = String::new();
         if first.is_ok() {
             std::thread::sleep(pause);
             child.kill()?;
         } else if child.try_wait()?.is_none() {
+            threads = at_work(child.id());
             child.kill()?;
         }
-        let output = child.wait_with_output()?;
+        let status = child.wait()?;
         reader.join().expect("the reader does not panic");
         let Ok(first) = first else {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("the guest wrote nothing ({}): {said}", output.status);
+            let said = fs::read(&log).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            bail!("the guest wrote nothing ({status}):\n{said}\n{threads}");
         };
         let mut next = self.next;
         // The last line may be cut short by the kill; then the number is too small or none.
@@ -227,6 +231,31 @@ impl Victim {
         }
         Ok(())
     }
+}
+
+/// What the threads of a process that hangs do: name, state, the place in the kernel, and how many
+/// hundredths of a second they worked within one.
+fn at_work(pid: u32) -> String {
+    let look = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let one = |task: fs::DirEntry| {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let (stat, place) = (read("stat"), read("wchan"));
+            let (name, rest) = stat.rsplit_once(") ").unwrap_or_default();
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let ticks = |at: usize| fields.get(at).and_then(|word| word.parse::<u64>().ok());
+            let worked = ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0);
+            (format!("{name}) {} {place}", fields.first().unwrap_or(&"")), worked)
+        };
+        tasks.map(one).collect::<Vec<_>>()
+    };
+    let before = look();
+    std::thread::sleep(Duration::from_secs(1));
+    let worked = |(task, now): (String, u64)| {
+        let earlier = before.iter().find(|(other, _)| *other == task).map_or(now, |one| one.1);
+        format!("{task}: {}\n", now - earlier)
+    };
+    look().into_iter().map(worked).collect()
 }
 
 /// As guest/workloads writes it.

@@ -8,7 +8,8 @@ use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
 use super::{
-    Output, Report, Verdict, balloon, devices, disk, initrd, net, repeat, run, setup, share, vsock,
+    Output, Report, Verdict, balloon, devices, disk, faults, initrd, net, repeat, run, setup,
+    share, vsock,
 };
 use crate::bench::memory;
 use crate::cpu;
@@ -36,6 +37,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     balloon::cases(&mut report, roof, &cloud);
     vsock::cases(&mut report, roof, &cloud);
     devices::cases(&mut report, roof, &cloud);
+    faults::cases(&mut report, roof, &cloud);
     share::cases(&mut report, roof, &cloud);
     net::cases(&mut report, root, roof, &cloud);
     memory_bound(&mut report, roof);

@@ -1,5 +1,5 @@
 //! Devices that a user asks for by name: a fake PCI device, consoles, keyboard and tablet; what
-//! `--debug` slows down and tells of.
+//! `--debug` tells of.
 
 use std::io::Write;
 use std::path::Path;
@@ -82,7 +82,6 @@ pub(crate) fn cases(report: &mut Report, roof: &Path, kernel: &Path) {
     });
     report.case("the_guest_s_terminal_is_as_large_as_ours", || window(roof, kernel));
     report.case("keys_and_pen_reach_evdev", || input(roof, kernel));
-    report.case("iodelay_slows_every_request_down", || delay(roof, kernel));
     report.case("debug_tells_of_virtio_and_of_what_nobody_answers", || {
         let seen = case(&["--debug", "all"], &["true"])?;
         let told = seen.stderr.contains("virtio-entropy: status 0x0b -> 0x0f")
@@ -177,26 +176,5 @@ fn input(roof: &Path, kernel: &Path) -> Result<Verdict> {
     Ok(match guest.finish()? {
         Some(0) => Verdict::Passed,
         other => Verdict::Failed(format!("status {other:?}")),
-    })
-}
-
-/// Twenty reads one after the other, each at least 20 ms.
-fn delay(roof: &Path, kernel: &Path) -> Result<Verdict> {
-    let folder = tempfile::tempdir()?;
-    let image = folder.path().join("disk.img");
-    std::fs::File::create(&image)?.set_len(1 << 20)?;
-    let image = image.to_string_lossy();
-    let script = "a=$(date +%s%N); dd if=/dev/vda of=/dev/null bs=512 count=20 iflag=direct \
-                  2>/dev/null; b=$(date +%s%N); echo $(((b - a) / 1000000))";
-    let time = |options: &[&str]| {
-        let options = [&["-q", "-d", &image][..], options].concat();
-        let seen = one(roof, kernel, &options, &["sh", "-c", script])?;
-        seen.stdout.trim().parse::<u64>().map_err(|_| anyhow::anyhow!("{}", seen.stderr))
-    };
-    let (slow, fast) = (time(&["--debug", "iodelay=20ms"])?, time(&[])?);
-    println!("  {slow} ms, and {fast} ms without");
-    Ok(match slow >= 400 && fast < slow / 2 {
-        true => Verdict::Passed,
-        false => Verdict::Failed(format!("{slow} ms with 20 times 20 ms, {fast} without")),
     })
 }

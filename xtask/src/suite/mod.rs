@@ -8,6 +8,7 @@ pub(crate) mod boot;
 mod conversation;
 mod devices;
 mod disk;
+mod faults;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
 pub(crate) mod nested;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::chain;
 use crate::error::DiskError;
 use crate::format::Format;
-use crate::layer::Layer;
+use crate::layer::{Layer, Move};
 use crate::raw::Raw;
 
 /// How an image is opened.
@@ -102,6 +102,29 @@ impl Disk {
     pub fn write_at(&self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
         self.change(offset, from.len() as u64)?;
         self.layer.write_at(offset, from)
+    }
+
+    /// Has `read` fill what lies in a file as it is from byte `offset` on; how much of `length` that was, 0 if
+    /// [`Self::read_at`] has to do it.
+    pub(crate) fn read_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        read: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        self.range(offset, length)?;
+        self.layer.read_straight(offset, length, read)
+    }
+
+    /// The same for [`Self::write_at`].
+    pub(crate) fn write_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        write: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        self.change(offset, length)?;
+        self.layer.write_straight(offset, length, write)
     }
 
     /// What was written before is on the medium when this returns.

@@ -1,10 +1,22 @@
 //! One image of a chain: raw or qcow2.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::host::HostFile;
 use crate::qcow2::Qcow2;
 use crate::raw::Raw;
+
+/// Moves bytes between a file of the host, from an offset on, and what the caller has in mind; gives how many.
+pub(crate) type Move<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, u64, u64) -> io::Result<usize>;
+
+/// What a [`Move`] came to: all that it was asked for, or nothing that counts. It is done again in steps
+/// then, which say what is wrong.
+pub(crate) fn all_or_none(moved: io::Result<usize>, length: u64) -> u64 {
+    moved.ok().filter(|count| *count as u64 == length).map_or(0, |_| length)
+}
 
 /// An image with what lies behind it.
 #[derive(Debug)]
@@ -41,6 +53,33 @@ impl Layer {
         match self {
             Self::Raw(raw) => raw.read_at(offset, into),
             Self::Qcow2(qcow2) => qcow2.read_at(offset, into),
+        }
+    }
+
+    /// Has read what lies in a file as it is from `offset` on, inside the capacity; how much of `length` that
+    /// was, 0 if it begins with something else.
+    pub(crate) fn read_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        read: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        match self {
+            Self::Raw(raw) => Ok(raw.read_straight(offset, length, read)),
+            Self::Qcow2(qcow2) => qcow2.read_straight(offset, length, read),
+        }
+    }
+
+    /// Has written what is in place from `offset` on; how much of `length` that was.
+    pub(crate) fn write_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        write: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        match self {
+            Self::Raw(raw) => Ok(raw.write_straight(offset, length, write)),
+            Self::Qcow2(qcow2) => qcow2.write_straight(offset, length, write),
         }
     }
 

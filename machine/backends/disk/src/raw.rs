@@ -5,12 +5,14 @@
 //! the host. QEMU refuses such writes by the bytes written; here the sector counts as it would be
 //! then, so that no two writes make together what one may not.
 
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 
 use crate::bytes::lock;
 use crate::error::DiskError;
 use crate::format::{HEAD, probe};
 use crate::host::HostFile;
+use crate::layer::{Move, all_or_none};
 
 /// A raw image.
 #[derive(Debug)]
@@ -61,6 +63,20 @@ impl Raw {
         }
         into[done..].fill(0);
         Ok(())
+    }
+
+    pub(crate) fn read_straight(&self, offset: u64, length: u64, read: Move<'_>) -> u64 {
+        if !self.is_inside(offset, length) {
+            return 0;
+        }
+        all_or_none(read(self.file.file().as_fd(), offset, length), length)
+    }
+
+    pub(crate) fn write_straight(&self, offset: u64, length: u64, write: Move<'_>) -> u64 {
+        if !self.is_inside(offset, length) || self.is_watched(offset) {
+            return 0;
+        }
+        all_or_none(write(self.file.file().as_fd(), offset, length), length)
     }
 
     pub(crate) fn write_at(&self, offset: u64, from: &[u8]) -> Result<(), DiskError> {

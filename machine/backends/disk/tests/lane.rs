@@ -226,3 +226,50 @@ fn a_copy_on_write_disk_has_a_lane() {
     );
     assert!(std::fs::read(&raw).expect("still there") == vec![1; SIZE]);
 }
+
+#[test]
+fn large_requests_over_clusters_of_every_kind_are_whole() {
+    let folder = Folder::new();
+    let mut random = Random(11);
+    let mut model = random.bytes(SIZE);
+    model[SIZE / 2..].iter_mut().for_each(|byte| *byte ^= 0x40);
+    let raw = folder.file("raw", &model);
+    let cow = disk::OpenOptions { copy_on_write: true, ..disk::OpenOptions::default() };
+    let disk = Arc::new(Disk::open(Path::new(&raw), &cow).expect("there is room"));
+    let memory = guest();
+    let mut lane = Lane::open(disk.clone(), memory.clone()).0;
+    for round in 0..12 {
+        for _ in 0..6 {
+            let length = (random.below(600) + 1) * 512;
+            let offset = random.below((SIZE as u64 - length) / 512) * 512;
+            let place = &mut model[offset as usize..][..length as usize];
+            if random.below(3) == 0 {
+                disk.write_zeroes(offset, length).expect("it is writable");
+                place.fill(0);
+                continue;
+            }
+            place.copy_from_slice(&random.bytes(length as usize));
+            let cut = pieces(&mut random, 0, length);
+            let mut done = 0;
+            for (at, run) in &cut {
+                memory.write_bytes(*at, &place[done..][..*run as usize]);
+                done += *run as usize;
+            }
+            lane.write(0, offset, cut);
+            assert!(matches!(&land(&mut lane, 1)[..], [(0, Ok(()))]));
+        }
+        for offset in (0..SIZE as u64).step_by(1 << 20) {
+            let cut = pieces(&mut random, 2 << 20, 1 << 20);
+            lane.read(1, offset, cut.clone());
+            assert!(matches!(&land(&mut lane, 1)[..], [(1, Ok(()))]));
+            let mut wanted = &model[offset as usize..][..1 << 20];
+            for (at, run) in cut {
+                let mut bytes = vec![0; run as usize];
+                memory.read_bytes(at, &mut bytes);
+                let (head, rest) = wanted.split_at(bytes.len());
+                assert!(bytes == head, "round {round}, after byte {offset}");
+                wanted = rest;
+            }
+        }
+    }
+}

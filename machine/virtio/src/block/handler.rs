@@ -3,25 +3,39 @@
 //! ```text
 //! a round: queues -> Requests::begin -> Lane      at most DEPTH in flight
 //!          Lane::reap (waits if there was nothing else to do) -> status -> used rings, a signal each
+//!                                                  `-> Late, where requests are delayed -^
 //! ```
 //!
 //! Invariant: a chain is in `flights` exactly while the lane has its buffers.
 
+use std::time::Instant;
+
 use super::disk::{DiskError, Lane};
 use super::request::{Requests, finish_landed};
 use crate::device::{Alarm, Handler, Queues};
+use crate::faults::Late;
 use crate::queue::{Broken, Chain};
 
-/// Requests that the host works at, at most.
+/// Requests that the host works at or that wait to be due, at most.
 const DEPTH: usize = 256;
 
 pub(super) struct BlockHandler {
     requests: Requests,
     queues: usize,
     way: Way,
-    /// By tag: the queue and its chain.
-    flights: Vec<Option<(usize, Chain)>>,
+    /// By tag.
+    flights: Vec<Option<Flight>>,
     free: Vec<u32>,
+    /// Done, but not yet due: the queue and its chain.
+    late: Late<(usize, Chain)>,
+}
+
+/// A chain that the lane works at.
+struct Flight {
+    queue: usize,
+    chain: Chain,
+    /// When it was taken, if it is to be delayed.
+    begun: Option<Instant>,
 }
 
 enum Way {
@@ -32,9 +46,14 @@ enum Way {
 }
 
 impl BlockHandler {
-    pub(super) fn new(requests: Requests, queues: usize, one_by_one: bool) -> Self {
+    pub(super) fn new(
+        requests: Requests,
+        queues: usize,
+        one_by_one: bool,
+        late: Late<(usize, Chain)>,
+    ) -> Self {
         let way = if one_by_one { Way::OneByOne } else { Way::Unknown };
-        Self { requests, queues, way, flights: Vec::new(), free: Vec::new() }
+        Self { requests, queues, way, flights: Vec::new(), free: Vec::new(), late }
     }
 
     fn choose_way(&mut self, queues: &mut Queues) {
@@ -51,38 +70,67 @@ impl BlockHandler {
         let mut done = false;
         queue.silence_doorbell();
         for _ in 0..queue.size() {
-            if self.flights.len() - self.free.len() >= DEPTH {
+            if self.flights.len() - self.free.len() + self.late.len() >= DEPTH {
                 break;
             }
             let Some(mut chain) = queue.pop()? else { break };
+            let begun = self.late.begin();
             let tag = self.free.last().copied().unwrap_or(self.flights.len() as u32);
             if self.requests.begin(&mut chain, &mut **lane, tag)? {
+                let flight = Some(Flight { queue: index, chain, begun });
                 match self.free.pop() {
-                    Some(tag) => self.flights[tag as usize] = Some((index, chain)),
-                    None => self.flights.push(Some((index, chain))),
+                    Some(tag) => self.flights[tag as usize] = flight,
+                    None => self.flights.push(flight),
                 }
+            } else if let Some(begun) = begun {
+                self.late.push(begun, (index, chain));
             } else {
                 queue.put(chain);
                 done = true;
             }
         }
-        // Before any wait, so that what comes meanwhile ends it.
-        if queue.arm_doorbell() {
+        // Before any wait, so that what comes meanwhile ends it. With everything late only time helps.
+        if self.late.len() < DEPTH && queue.arm_doorbell() {
             queues.again();
         }
         Ok(done)
     }
 
+    /// As [`Self::begin`] without a lane.
+    fn serve(&mut self, queues: &mut Queues, index: usize) -> Result<(), Broken> {
+        let Self { requests, late, .. } = self;
+        queues.take(index, |mut chain| {
+            let begun = late.begin().filter(|_| late.len() < DEPTH);
+            requests.serve(&mut chain)?;
+            let Some(begun) = begun else { return Ok(Some(chain)) };
+            late.push(begun, (index, chain));
+            Ok(None)
+        })
+    }
+
+    /// Gives back what is due; true: something was.
+    fn give_late(&mut self, queues: &mut Queues) -> bool {
+        let before = self.late.len();
+        while let Some((index, chain)) = self.late.pop() {
+            queues.get(index).expect("its chain came from there").put(chain);
+        }
+        self.late.len() < before
+    }
+
     /// Gives back what the lane is done with.
     fn reap(&mut self, queues: &mut Queues, wait: bool) {
         let Way::Lane(lane) = &mut self.way else { return };
-        let (flights, free) = (&mut self.flights, &mut self.free);
+        let (flights, free, late) = (&mut self.flights, &mut self.free, &mut self.late);
         lane.reap(wait, &mut |tag: u32, done: Result<(), DiskError>| {
             let flight = flights.get_mut(tag as usize).and_then(Option::take);
-            let (index, mut chain) = flight.expect("a lane tells of what it was given, once");
+            let flight = flight.expect("a lane tells of what it was given, once");
+            let Flight { queue, mut chain, begun } = flight;
             free.push(tag);
             finish_landed(&mut chain, done);
-            queues.get(index).expect("its chain came from there").put(chain);
+            match begun {
+                Some(begun) => late.push(begun, (queue, chain)),
+                None => queues.get(queue).expect("its chain came from there").put(chain),
+            }
         });
     }
 
@@ -105,15 +153,12 @@ impl Handler for BlockHandler {
         if matches!(self.way, Way::Unknown) {
             self.choose_way(queues);
         }
-        if matches!(self.way, Way::OneByOne) {
-            for index in 0..self.queues {
-                queues.serve(index, |chain| self.requests.serve(chain))?;
-            }
-            return Ok(());
-        }
-        let mut done = false;
+        let mut done = self.give_late(queues);
         for index in 0..self.queues {
-            done |= self.begin(queues, index)?;
+            match self.way {
+                Way::OneByOne => self.serve(queues, index)?,
+                _ => done |= self.begin(queues, index)?,
+            }
         }
         self.reap(queues, self.in_flight() && !done);
         self.publish(queues);
@@ -126,6 +171,9 @@ impl Handler for BlockHandler {
     fn quiesce(&mut self, queues: &mut Queues) {
         while self.in_flight() {
             self.reap(queues, true);
+        }
+        for (index, chain) in self.late.take_all() {
+            queues.get(index).expect("its chain came from there").put(chain);
         }
         self.publish(queues);
     }

@@ -12,6 +12,7 @@ mod saved;
 use std::sync::Arc;
 
 use crate::device::{Device, Handler, Kind, read_image};
+use crate::faults::Late;
 use crate::state::ModelV1;
 use crate::worker::Waker;
 pub use disk::{Disk, DiskError, Lane, Pieces};
@@ -99,10 +100,12 @@ impl Device for Block {
 
     fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler> {
         let write_through = features & FLUSH == 0;
-        let requests = Requests::new(self.disk.clone(), self.id, write_through);
+        let faults = waker.faults();
+        let requests = Requests::new(self.disk.clone(), self.id, write_through, faults.counter());
         // A write-through driver has no flush in flight to wait for, and inline nothing may be.
         let one_by_one = write_through || waker.is_inline();
-        Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one))
+        let late = Late::new(faults, &waker);
+        Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one, late))
     }
 
     fn save(&self) -> ModelV1 {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskError, Lane};
 use super::{MOST_RANGE_SECTORS, MOST_RANGES, SECTOR};
+use crate::faults::Counter;
 use crate::queue::{Broken, Chain};
 
 const CHUNK: usize = 256 << 10;
@@ -85,12 +86,19 @@ pub(super) struct Requests {
     disk: Arc<dyn Disk>,
     id: [u8; 20],
     write_through: bool,
+    /// Those that fail because somebody wants it.
+    failing: Counter,
     buffer: Vec<u8>,
 }
 
 impl Requests {
-    pub(super) fn new(disk: Arc<dyn Disk>, id: [u8; 20], write_through: bool) -> Self {
-        Self { disk, id, write_through, buffer: vec![0; CHUNK] }
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        id: [u8; 20],
+        write_through: bool,
+        failing: Counter,
+    ) -> Self {
+        Self { disk, id, write_through, failing, buffer: vec![0; CHUNK] }
     }
 
     /// The disk.
@@ -101,9 +109,17 @@ impl Requests {
     /// Does what a chain asks and writes its status.
     pub(super) fn serve(&mut self, chain: &mut Chain) -> Result<(), Broken> {
         let header = Header::take(chain)?;
-        let done = self.do_now(header, chain);
+        let done = match self.fails(header) {
+            true => Err(Refusal::Failed),
+            false => self.do_now(header, chain),
+        };
         finish(chain, done);
         Ok(())
+    }
+
+    /// Whether this one of those that concern the disk is to fail.
+    fn fails(&mut self, header: Header) -> bool {
+        header.kind != GET_ID && self.failing.hits()
     }
 
     /// Hands what a chain asks to the lane under this tag: true; or does it, with its status.
@@ -114,6 +130,10 @@ impl Requests {
         tag: u32,
     ) -> Result<bool, Broken> {
         let header = Header::take(chain)?;
+        if self.fails(header) {
+            finish(chain, Err(Refusal::Failed));
+            return Ok(false);
+        }
         let begun = match header.kind {
             IN if header.room > 0 => self.place(header.sector, header.room.into()).map(|offset| {
                 lane.read(tag, offset, chain.take_writable(1));

@@ -3,9 +3,11 @@
 mod saved;
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::device::Queues;
+use crate::faults::Faults;
 use crate::queue::Broken;
 use crate::testing::{BUFFERS, Guest};
 
@@ -82,12 +84,18 @@ struct Bench {
 
 impl Bench {
     fn new(disk: Arc<Memory>, write_through: bool) -> Self {
+        Self::faulty(disk, write_through, Faults::default())
+    }
+
+    fn faulty(disk: Arc<Memory>, write_through: bool, faults: Faults) -> Self {
         let guest = Guest::new(16);
         let queue = guest.queue(0).expect("a sound queue");
         let queues = Queues::new(vec![Some(queue)]);
         let block = Block::new(disk.clone(), "serial", 1);
-        let requests = Requests::new(block.disk.clone(), block.id, write_through);
-        let handler = BlockHandler::new(requests, 1, true);
+        let failing = faults.counter();
+        let requests = Requests::new(block.disk.clone(), block.id, write_through, failing);
+        let late = Late::new(faults, &Waker::none());
+        let handler = BlockHandler::new(requests, 1, true, late);
         Self { guest, disk, queues, handler }
     }
 
@@ -326,6 +334,12 @@ impl Lane for BackwardsLane {
     }
 }
 
+fn backwards(disk: &Arc<Memory>, faults: Faults) -> BlockHandler {
+    let disk = Arc::new(Backwards(disk.clone()));
+    let requests = Requests::new(disk, [0; 20], false, faults.counter());
+    BlockHandler::new(requests, 1, false, Late::new(faults, &Waker::none()))
+}
+
 /// A header at an index of the buffers' page.
 fn header(guest: &Guest, index: u64, kind: u32, sector: u64) -> u64 {
     let at = BUFFERS + index * 32;
@@ -340,8 +354,7 @@ fn a_lane_s_ends_come_in_any_order_each_to_its_chain() {
     let disk = Memory::new(false, false);
     let queue = guest.queue(0).expect("a sound queue");
     let mut queues = Queues::new(vec![Some(queue)]);
-    let requests = Requests::new(Arc::new(Backwards(disk.clone())), [0; 20], false);
-    let mut handler = BlockHandler::new(requests, 1, false);
+    let mut handler = backwards(&disk, Faults::default());
     guest.write(DATA + 0x1000, &[0x77; 512]);
     guest.write(STATUS, &[0xee; 8]);
     type Data<'a> = &'a [(u64, u32, bool)];
@@ -371,6 +384,76 @@ fn a_lane_s_ends_come_in_any_order_each_to_its_chain() {
     assert_eq!(guest.read(DATA + 0x3000, 512), [5; 512]);
     assert_eq!(disk.bytes.lock().expect("not poisoned")[9 * 512..10 * 512], [0x77; 512]);
     assert_eq!(guest.used(0).1, 1, "of an error only the status is written");
+}
+
+/// Calls the handler until so many chains were given back; how long that took from `begun` on.
+fn until_used(
+    handler: &mut BlockHandler,
+    queues: &mut Queues,
+    guest: &Guest,
+    used: u16,
+    begun: Instant,
+) -> Duration {
+    while guest.used_index() < used {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it comes at last");
+        handler.process(queues).expect("a sound ring");
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn delayed_requests_take_their_time_beside_one_another() {
+    let delay = Duration::from_millis(50);
+    let faults = Faults { delay, ..Faults::default() };
+    let disk = Memory::new(false, false);
+    let mut guest = Guest::new(32);
+    let mut queues = Queues::new(vec![Some(guest.queue(0).expect("a sound queue"))]);
+    let mut handler = backwards(&disk, faults);
+    let begun = Instant::now();
+    for index in 0..8 {
+        let head = header(&guest, index, 0, index);
+        let (data, status) = ((DATA + index * 512, 512, true), (STATUS + index, 1, true));
+        guest.offer_chain(index as u16 * 4, &[(head, 16, false), data, status]);
+    }
+    handler.process(&mut queues).expect("a sound ring");
+    assert!(queues.take_results().1, "the lane keeps the last one back");
+    handler.process(&mut queues).expect("a sound ring");
+    // Everything is done, and nothing of the guest's is in use, but the driver does not know.
+    assert_eq!((disk.calls.lock().expect("not poisoned").len(), handler.is_busy()), (8, false));
+    assert!(guest.used_index() == 0 && !queues.take_results().1, "a clock wakes the worker");
+    let took = until_used(&mut handler, &mut queues, &guest, 8, begun);
+    assert!(took >= delay && took < 4 * delay, "{took:?} for eight at a time");
+    assert_eq!(guest.read(STATUS, 8), [0; 8]);
+}
+
+#[test]
+fn what_is_done_at_once_is_delayed_too() {
+    let faults = Faults { delay: Duration::from_millis(10), ..Faults::default() };
+    let mut bench = Bench::faulty(Memory::new(false, false), true, faults);
+    let begun = Instant::now();
+    bench.request(0, 0, &[(DATA, 512, true)]);
+    assert_eq!(bench.guest.used_index(), 0);
+    let Bench { handler, queues, guest, .. } = &mut bench;
+    assert!(until_used(handler, queues, guest, 1, begun) >= faults.delay);
+}
+
+#[test]
+fn each_nth_request_fails_without_the_disk() {
+    let faults = Faults { fail_every: 3, ..Faults::default() };
+    let mut bench = Bench::faulty(Memory::new(false, false), false, faults);
+    let mut read = |kind| bench.request(kind, 0, &[(DATA, 512, true)]);
+    assert_eq!([0, 0, 0, 0, 8, 0, 0].map(&mut read), [0, 0, 1, 0, 0, 0, 1], "8 asks for the name");
+    assert_eq!(bench.calls().len(), 4);
+    // The same on the way to a lane, which is not asked.
+    let disk = Memory::new(false, false);
+    let mut guest = Guest::new(16);
+    let mut queues = Queues::new(vec![Some(guest.queue(0).expect("a sound queue"))]);
+    let mut handler = backwards(&disk, Faults { fail_every: 1, ..Faults::default() });
+    let head = header(&guest, 0, 4, 0);
+    guest.offer_chain(0, &[(head, 16, false), (STATUS, 1, true)]);
+    handler.process(&mut queues).expect("a sound ring");
+    assert_eq!((guest.used_index(), guest.read(STATUS, 1)[0]), (1, 1));
+    assert!(disk.calls.lock().expect("not poisoned").is_empty());
 }
 
 #[test]

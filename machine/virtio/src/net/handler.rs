@@ -2,7 +2,8 @@
 //!
 //! Received buffers are taken from the ring ahead of a frame, so that the backend is asked for no more
 //! than fits; they wait in `free`. Invariant: at most as many chains wait there as hold one frame of
-//! the largest size, or one chain without mergeable buffers.
+//! the largest size, or one chain without mergeable buffers. Where frames are delayed, [`LATE`] of either
+//! direction are under way at most; then the others wait in the ring, and with the backend.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,10 @@ use super::header::{HEADER_BYTES, Header};
 use super::saved::NetDriverV1;
 use super::{Backend, CSUM, CTRL_RX, FRAME_MAX, HOST_TSO4, HOST_TSO6, MRG_RXBUF, Offload};
 use crate::device::{Handler, Queues};
+use crate::faults::{Counter, Faults, Late};
 use crate::queue::{Broken, Chain, Queue};
 use crate::state::{ModelV1, StateError};
+use crate::worker::Waker;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -24,6 +27,8 @@ const CONTROL: usize = 2;
 const TURN_BYTES: usize = 1 << 20;
 /// Frames of a turn.
 const TURN_FRAMES: usize = 64;
+/// Delayed frames of a direction.
+const LATE: usize = 256;
 const ETHERNET: usize = 14;
 /// A frame that has no Ethernet header is none.
 const FRAME_MIN: usize = ETHERNET;
@@ -43,10 +48,23 @@ pub(super) struct NetHandler {
     /// Bytes that all of `free` hold.
     room: usize,
     buffer: Box<[u8]>,
+    /// Frames that get lost because somebody wants it.
+    failing: Counter,
+    /// Frames of the driver that are not yet to be sent.
+    sending: Late<Chain>,
+    /// Frames for it that have not yet come.
+    coming: Late<(Header, Box<[u8]>)>,
 }
 
 impl NetHandler {
-    pub(super) fn new(backend: Shared, features: u64, mac: Mac, mtu: u16) -> Self {
+    pub(super) fn new(
+        backend: Shared,
+        features: u64,
+        mac: Mac,
+        mtu: u16,
+        faults: (Faults, &Waker),
+    ) -> Self {
+        let (faults, waker) = faults;
         let mut one = Self {
             backend,
             features,
@@ -57,6 +75,9 @@ impl NetHandler {
             free: VecDeque::new(),
             room: 0,
             buffer: vec![0; FRAME_MAX].into_boxed_slice(),
+            failing: faults.counter(),
+            sending: Late::new(faults, waker),
+            coming: Late::new(faults, waker),
         };
         let backend = one.backend.clone();
         let mut backend = lock(&backend);
@@ -98,20 +119,38 @@ impl NetHandler {
 
     /// Sends what the driver has, for a turn. True: it may have more.
     fn transmit(&mut self, queue: &mut Queue, backend: &mut dyn Backend) -> Result<bool, Broken> {
+        while let Some(chain) = self.sending.pop() {
+            self.send(queue, backend, chain);
+        }
         queue.silence_doorbell();
         let mut bytes = 0;
         for _ in 0..TURN_FRAMES {
-            let Some(mut chain) = queue.pop()? else { return Ok(queue.arm_doorbell()) };
-            if let Some((header, length)) = self.take(&mut chain) {
-                bytes += length;
-                backend.send(&header, &self.buffer[..length]);
+            if self.sending.len() >= LATE {
+                return Ok(false); // only time helps, and it wakes us
             }
-            queue.push(chain);
+            let Some(chain) = queue.pop()? else { return Ok(queue.arm_doorbell()) };
+            match self.sending.begin() {
+                Some(begun) => self.sending.push(begun, chain),
+                None => bytes += self.send(queue, backend, chain),
+            }
             if bytes >= TURN_BYTES {
                 break;
             }
         }
         Ok(true)
+    }
+
+    /// Sends what a chain holds, unless it is to be lost; gives its length.
+    fn send(&mut self, queue: &mut Queue, backend: &mut dyn Backend, mut chain: Chain) -> usize {
+        let mut bytes = 0;
+        if let Some((header, length)) = self.take(&mut chain) {
+            bytes = length;
+            if !self.failing.hits() {
+                backend.send(&header, &self.buffer[..length]);
+            }
+        }
+        queue.push(chain);
+        bytes
     }
 
     /// A frame of the driver in the buffer, if it is one that it may send.
@@ -145,14 +184,19 @@ impl NetHandler {
         self.features & feature != 0 && unfinished && header.segment > 0
     }
 
-    /// Takes buffers ahead until the largest frame that may come fits.
-    fn make_room(&mut self, queue: &mut Queue) -> Result<(), Broken> {
-        let wanted = match (self.features & MRG_RXBUF != 0, self.offload.tcp4 || self.offload.tcp6)
-        {
+    /// Bytes of buffers that are taken ahead.
+    fn wanted_room(&self) -> usize {
+        let large = self.offload.tcp4 || self.offload.tcp6;
+        match (self.features & MRG_RXBUF != 0, large) {
             (false, _) => 1, // any chain: a frame does not go on in the next
             (true, false) => HEADER_BYTES + self.packet,
             (true, true) => HEADER_BYTES + FRAME_MAX,
-        };
+        }
+    }
+
+    /// Takes buffers ahead until the largest frame that may come fits.
+    fn make_room(&mut self, queue: &mut Queue) -> Result<(), Broken> {
+        let wanted = self.wanted_room();
         while self.room < wanted {
             let Some(chain) = queue.pop()? else { break };
             if (chain.writable() as usize) < HEADER_BYTES {
@@ -182,15 +226,42 @@ impl NetHandler {
         for _ in 0..TURN_FRAMES {
             self.make_room(queue)?;
             let Some(room) = self.frame_room() else { return Ok(queue.arm_doorbell()) };
-            let Some((header, length)) = backend.receive(&mut self.buffer[..room]) else {
-                return Ok(false);
+            let Some((header, length)) = self.next_frame(backend, room) else {
+                // One that came too large for what is there waits for more buffers.
+                return Ok(self.coming.due().is_some() && queue.arm_doorbell());
             };
+            if self.failing.hits() {
+                continue;
+            }
             let to = self.buffer.first_chunk().expect("a buffer of the largest size");
             if self.features & CTRL_RX == 0 || self.control.filter.passes(*to, self.mac) {
                 self.give(queue, &header, length);
             }
         }
         Ok(true)
+    }
+
+    /// The next frame that has come, in the buffer; it has at most `room` bytes.
+    fn next_frame(&mut self, backend: &mut dyn Backend, room: usize) -> Option<(Header, usize)> {
+        while let Some(begun) = self.coming.begin().filter(|_| self.coming.len() < LATE) {
+            let Some((header, length)) = backend.receive(&mut self.buffer[..room]) else { break };
+            self.coming.push(begun, (header, self.buffer[..length].into()));
+        }
+        if self.coming.begin().is_none() {
+            return backend.receive(&mut self.buffer[..room]);
+        }
+        loop {
+            let length = self.coming.due()?.1.len();
+            if length > room && self.room < self.wanted_room() {
+                return None;
+            }
+            let (header, frame) = self.coming.pop()?;
+            // The driver's buffers have become too small for good if it is longer.
+            if length <= room {
+                self.buffer[..length].copy_from_slice(&frame);
+                return Some((header, length));
+            }
+        }
     }
 
     /// Puts the frame in the buffer into as many chains as it takes.
@@ -235,7 +306,12 @@ impl Handler for NetHandler {
         Ok(())
     }
 
+    /// What was not sent yet is asked for anew; what has not come yet is lost, as frames may be.
     fn quiesce(&mut self, queues: &mut Queues) {
+        drop(self.coming.take_all());
+        if let Some(queue) = queues.get(TRANSMIT) {
+            self.sending.take_all().for_each(|chain| queue.put_back(chain));
+        }
         self.room = 0;
         if let Some(queue) = queues.get(RECEIVE) {
             self.free.drain(..).for_each(|chain| queue.put_back(chain));

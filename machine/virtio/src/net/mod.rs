@@ -130,6 +130,11 @@ impl Net {
         Self { backend, mac, mtu, features, waiter, resumed: None }
     }
 
+    fn handler(&self, features: u64, waker: &Waker) -> NetHandler {
+        let faults = (waker.faults(), waker);
+        NetHandler::new(self.backend.clone(), features, self.mac, self.mtu, faults)
+    }
+
     fn config(&self) -> [u8; 12] {
         let mut config = [0; 12];
         config[..6].copy_from_slice(&self.mac);
@@ -165,14 +170,14 @@ impl Device for Net {
         read_image(&self.config(), offset, data);
     }
 
-    fn activate(&mut self, features: u64, _waker: Waker) -> Box<dyn Handler> {
+    fn activate(&mut self, features: u64, waker: Waker) -> Box<dyn Handler> {
         self.resumed = None;
-        Box::new(NetHandler::new(self.backend.clone(), features, self.mac, self.mtu))
+        Box::new(self.handler(features, &waker))
     }
 
-    fn resume(&mut self, features: u64, _waker: Waker) -> Result<Box<dyn Handler>, StateError> {
+    fn resume(&mut self, features: u64, waker: Waker) -> Result<Box<dyn Handler>, StateError> {
         let driver = self.resumed.take().ok_or(StateError::Impossible("a driver and none"))?;
-        let mut handler = NetHandler::new(self.backend.clone(), features, self.mac, self.mtu);
+        let mut handler = self.handler(features, &waker);
         handler.resume(&driver)?;
         Ok(Box::new(handler))
     }

@@ -3,9 +3,11 @@
 mod saved;
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::device::Queues;
+use crate::faults::Faults;
 use crate::testing::{BUFFERS, Guest};
 
 const OWN: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -101,13 +103,17 @@ struct Bench {
 
 impl Bench {
     fn new(features: u64) -> Self {
+        Self::faulty(features, Faults::default())
+    }
+
+    fn faulty(features: u64, faults: Faults) -> Self {
         let guests = [16, 16, 16].map(Guest::new);
         let queue = |guest: &Guest| Some(guest.queue(0).expect("a sound queue"));
         let queues = Queues::new(guests.iter().map(queue).collect());
         let [receive, transmit, control] = guests;
         let host = Memory::default();
         let backend: Arc<Mutex<Box<dyn Backend>>> = Arc::new(Mutex::new(Box::new(host.clone())));
-        let handler = NetHandler::new(backend, features, OWN, 1500);
+        let handler = NetHandler::new(backend, features, OWN, 1500, (faults, &Waker::none()));
         Self { receive, transmit, control, queues, handler, host }
     }
 
@@ -311,7 +317,71 @@ fn the_driver_sees_address_and_mtu_and_each_start_is_a_new_one() {
     let more = MTU | MAC;
     assert_eq!(card.features(), ALL | more);
     assert_eq!(host.seen().resets, 0);
-    drop(NetHandler::new(card.backend.clone(), GUEST_TSO4, OWN, 1500));
+    let none = (Faults::default(), &Waker::none());
+    drop(NetHandler::new(card.backend.clone(), GUEST_TSO4, OWN, 1500, none));
     let seen = host.seen();
     assert_eq!((seen.resets, seen.offload), (1, Offload::default()));
+}
+
+#[test]
+fn each_nth_frame_is_lost_in_either_direction() {
+    let mut bench = Bench::faulty(ALL, Faults { fail_every: 3, ..Faults::default() });
+    for _ in 0..4 {
+        bench.send([0; 12], &frame_to([2; 6], 60));
+    }
+    assert_eq!((bench.host.seen().sent.len(), bench.transmit.used_index()), (3, 4));
+    bench.room(0, 16, 4096);
+    for _ in 0..4 {
+        bench.arrives(frame_to(OWN, 60));
+    }
+    assert_eq!(bench.receive.used_index(), 3, "the sixth frame in all was the second of these");
+}
+
+#[test]
+fn delayed_frames_take_their_time_and_come_in_order() {
+    let delay = Duration::from_millis(30);
+    let mut bench = Bench::faulty(ALL, Faults { delay, ..Faults::default() });
+    let begun = Instant::now();
+    bench.send([0; 12], &frame_to([2; 6], 60));
+    bench.room(0, 2, 2048);
+    bench.arrives(frame_to(OWN, 100));
+    bench.arrives(frame_to(OWN, 200));
+    assert!(bench.host.seen().waiting.is_empty(), "they are under way");
+    let told = (bench.transmit.used_index(), bench.receive.used_index());
+    assert!(told == (0, 0) && bench.host.seen().sent.is_empty());
+    while bench.transmit.used_index() < 1 || bench.receive.used_index() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "they come at last");
+        bench.process().expect("a sound ring");
+        if begun.elapsed() < delay {
+            assert!(bench.host.seen().sent.is_empty());
+        }
+    }
+    assert!(begun.elapsed() >= delay && bench.host.seen().sent.len() == 1);
+    assert_eq!([0, 1].map(|index| bench.receive.used(index)), [(0, 112), (1, 212)]);
+}
+
+#[test]
+fn a_late_frame_waits_for_buffers_that_hold_it() {
+    let delay = Duration::from_millis(1);
+    let mut bench = Bench::faulty(ALL, Faults { delay, ..Faults::default() });
+    bench.room(0, 2, 2048);
+    bench.arrives(frame_to(OWN, 2000));
+    bench.arrives(frame_to(OWN, 3000));
+    std::thread::sleep(3 * delay);
+    bench.process().expect("a sound ring");
+    assert_eq!(bench.receive.used_index(), 1, "one buffer of 2048 bytes is left");
+    bench.room(2, 1, 2048);
+    bench.process().expect("a sound ring");
+    assert_eq!(bench.receive.used_index(), 3);
+}
+
+#[test]
+fn no_more_frames_are_late_than_there_is_room_for() {
+    let delay = Duration::from_secs(5);
+    let mut bench = Bench::faulty(ALL, Faults { delay, ..Faults::default() });
+    bench.room(0, 16, 2048);
+    let frames = (0..400).map(|_| (Header::default(), frame_to(OWN, 60)));
+    bench.host.seen().waiting.extend(frames);
+    bench.process().expect("a sound ring");
+    assert_eq!(bench.host.seen().waiting.len(), 400 - 256);
 }

@@ -122,7 +122,8 @@ fn a_vcpu_does_short_work_and_leaves_long_work_to_the_thread() {
     // On a busy machine a short round may take long as well.
     let lent = (0..20 * PATIENCE).filter(|_| !by_thread()).count();
     assert!(lent > 0, "the vCPU tries again");
-    worker.set_delay(Some(Duration::from_millis(1)));
+    let delay = Duration::from_millis(1);
+    worker.set_faults(Faults { delay, share: true, ..Faults::default() });
     assert!(by_thread(), "what is delayed is the thread's");
     worker.stop();
     thread.join().expect("it only works");

@@ -30,7 +30,12 @@ pub(crate) struct Options {
     /// each N-th read, lost=N to fall off the bus after N accesses.
     #[arg(long = "device", value_name = "NAME[,OPT=..]")]
     devices: Vec<String>,
-    /// Slow down or tell of: iodelay=TIME, virtio, unclaimed, all; -WORD takes one away
+    /// Slow down, break or tell of: iodelay=TIME, iofault=N, block, net, share, virtio, unclaimed, all
+    ///
+    /// iodelay: every request to disks, network and shared folders takes at least so long. iofault: each N-th
+    /// request to a disk fails with an I/O error, each N-th frame of a network card is lost. block, net, share: only
+    /// of these. virtio, unclaimed: tell of drivers' set-up, of accesses that nobody answers; all: both. -WORD takes
+    /// one away: iodelay=2ms,-net.
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true, value_parser = Debug::parse)]
     debug: Option<Debug>,
 }

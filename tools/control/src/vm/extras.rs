@@ -123,7 +123,7 @@ impl Opened {
         outbox: &Arc<Outbox<End>>,
     ) -> Option<ConsoleControl> {
         config.pci_functions.extend(self.functions);
-        config.io_delay = self.debug.io_delay;
+        config.io_faults = self.debug.faults();
         if self.debug.virtio || self.debug.unclaimed {
             let outbox = Arc::downgrade(outbox);
             let trace: machine::Trace = Arc::new(move |line: &str| {

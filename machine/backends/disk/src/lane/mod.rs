@@ -136,7 +136,8 @@ pub(crate) fn buffer() -> Vec<u8> {
     vec![0; CHUNK]
 }
 
-/// Does a job here and now, through a buffer.
+/// Does a job here and now: straight between file and guest memory where the bytes lie in a file as they are,
+/// else through a buffer.
 pub(crate) fn do_now(
     disk: &Disk,
     memory: &GuestMemory,
@@ -149,32 +150,65 @@ pub(crate) fn do_now(
     let (mut at, end) = (job.offset, job.offset + job.length());
     let mut pieces = Cursor { pieces: &job.pieces, done: 0 };
     while at < end {
-        let part = &mut buffer[..CHUNK.min((end - at) as usize)];
-        let next = &mut |part: &mut [u8]| {
-            let mut done = 0;
-            while done < part.len() {
-                let (place, length) = pieces.next(part.len() - done);
-                let run = &mut part[done..done + length];
-                match job.kind {
-                    Kind::Read => {
-                        memory.write_bytes(place, run);
-                        note_written(memory, place, length as u32);
-                    }
-                    _ => memory.read_bytes(place, run),
-                }
-                done += length;
-            }
-        };
-        if job.kind == Kind::Read {
-            disk.read_at(at, part)?;
-            next(part);
-        } else {
-            next(part);
-            disk.write_at(at, part)?;
+        let straight = go_straight(disk, memory, job.kind, &pieces, (at, end - at))?;
+        if straight > 0 {
+            pieces.take(straight, |_, _| {});
+            at += straight;
+            continue;
         }
+        let part = &mut buffer[..CHUNK.min((end - at) as usize)];
+        go_through(disk, memory, job.kind, &mut pieces, (at, part))?;
         at += part.len() as u64;
     }
     Ok(())
+}
+
+/// As much of a range as lies in a file, from its start on; how much that was.
+fn go_straight(
+    disk: &Disk,
+    memory: &GuestMemory,
+    kind: Kind,
+    pieces: &Cursor<'_>,
+    (at, length): (u64, u64),
+) -> Result<u64, DiskError> {
+    let runs = |length| {
+        let mut runs = Vec::with_capacity(pieces.pieces.len());
+        pieces.clone().take(length, |place, run| runs.push((place, run)));
+        runs
+    };
+    match kind {
+        Kind::Read => disk.read_straight(at, length, &mut |file, place, length| {
+            memory.read_file(&runs(length), file, place)
+        }),
+        _ => disk.write_straight(at, length, &mut |file, place, length| {
+            memory.write_file(&runs(length), file, place)
+        }),
+    }
+}
+
+/// A range through a buffer of its length.
+fn go_through(
+    disk: &Disk,
+    memory: &GuestMemory,
+    kind: Kind,
+    pieces: &mut Cursor<'_>,
+    (at, part): (u64, &mut [u8]),
+) -> Result<(), DiskError> {
+    let (length, mut done) = (part.len() as u64, 0);
+    if kind == Kind::Read {
+        disk.read_at(at, part)?;
+        pieces.take(length, |place, run| {
+            memory.write_bytes(place, &part[done..done + run as usize]);
+            note_written(memory, place, run as u32);
+            done += run as usize;
+        });
+        return Ok(());
+    }
+    pieces.take(length, |place, run| {
+        memory.read_bytes(place, &mut part[done..done + run as usize]);
+        done += run as usize;
+    });
+    disk.write_at(at, part)
 }
 
 /// Marks the pages of a piece that was filled.
@@ -186,22 +220,26 @@ pub(crate) fn note_written(memory: &GuestMemory, place: RamOffset, length: u32) 
 }
 
 /// How far pieces were used.
+#[derive(Clone)]
 struct Cursor<'a> {
     pieces: &'a [(RamOffset, u32)],
     done: u32,
 }
 
 impl Cursor<'_> {
-    /// The next run of at most `most` bytes; there is one.
-    fn next(&mut self, most: usize) -> (RamOffset, usize) {
-        while self.pieces[0].1 == self.done {
-            self.pieces = &self.pieces[1..];
-            self.done = 0;
+    /// The next `length` bytes, run by run; there are as many.
+    fn take(&mut self, length: u64, mut run: impl FnMut(RamOffset, u64)) {
+        let mut left = length;
+        while left > 0 {
+            while self.pieces[0].1 == self.done {
+                self.pieces = &self.pieces[1..];
+                self.done = 0;
+            }
+            let (place, bytes) = self.pieces[0];
+            let now = u64::from(bytes - self.done).min(left);
+            run(RamOffset(place.0 + u64::from(self.done)), now);
+            self.done += now as u32;
+            left -= now;
         }
-        let (place, length) = self.pieces[0];
-        let run = ((length - self.done) as usize).min(most);
-        let start = RamOffset(place.0 + u64::from(self.done));
-        self.done += run as u32;
-        (start, run)
     }
 }

@@ -1,9 +1,11 @@
 //! Reading.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::bytes::{lock, read};
 use crate::error::DiskError;
+use crate::layer::{Move, all_or_none};
 
 use super::compressed::decompress;
 use super::image::Qcow2;
@@ -13,6 +15,30 @@ impl Qcow2 {
     pub(crate) fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
         let _users = read(&self.users);
         self.read_held(offset, into)
+    }
+
+    /// As [`crate::disk::Disk::read_straight`].
+    pub(crate) fn read_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        read_some: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        let _users = read(&self.users);
+        let mut meta = lock(&self.meta);
+        let (extent, length) = meta.map(offset, length)?;
+        let end = meta.end;
+        drop(meta);
+        match (extent, &self.backing) {
+            (Extent::Data(host), _) => {
+                self.check_there(host, length, end)?;
+                Ok(all_or_none(read_some(self.file.file().as_fd(), host, length), length))
+            }
+            (Extent::Backing, Some(backing)) if offset + length <= backing.capacity() => {
+                backing.read_straight(offset, length, read_some).map_err(|at| self.behind(at))
+            }
+            _ => Ok(0),
+        }
     }
 
     /// Reads while somebody keeps clusters from moving.
@@ -43,17 +69,12 @@ impl Qcow2 {
             Extent::Zero => piece.fill(0),
             Extent::Backing => match &self.backing {
                 None => piece.fill(0),
-                Some(backing) => backing.read_padded(at, piece).map_err(|source| {
-                    let image = self.file.path().to_path_buf();
-                    DiskError::Backing { image, source: Box::new(source) }
-                })?,
+                Some(backing) => {
+                    backing.read_padded(at, piece).map_err(|source| self.behind(source))?;
+                }
             },
             Extent::Data(host) => {
-                // The last cluster of a file may end early; one that is not there at all is lost.
-                let last = (host + piece.len() as u64 - 1) / self.cluster * self.cluster;
-                if last >= file_end {
-                    return Err(self.file.truncated("data", last));
-                }
+                self.check_there(host, piece.len() as u64, file_end)?;
                 let done = self.file.read_some(host, piece)?;
                 piece[done..].fill(0);
             }
@@ -64,6 +85,21 @@ impl Qcow2 {
             }
         }
         Ok(())
+    }
+
+    /// The last cluster of a file may end early; one that is not there at all is lost.
+    fn check_there(&self, host: u64, length: u64, file_end: u64) -> Result<(), DiskError> {
+        let last = (host + length - 1) / self.cluster * self.cluster;
+        if last >= file_end {
+            return Err(self.file.truncated("data", last));
+        }
+        Ok(())
+    }
+
+    /// An error of what is behind this image.
+    fn behind(&self, source: DiskError) -> DiskError {
+        let image = self.file.path().to_path_buf();
+        DiskError::Backing { image, source: Box::new(source) }
     }
 
     fn inflate(&self, host: u64, most: u64) -> Result<Arc<Vec<u8>>, DiskError> {

@@ -35,6 +35,26 @@ pub(crate) enum Extent {
     Compressed(u64, u64),
 }
 
+/// An L2 table in memory.
+struct L2<'a> {
+    bytes: &'a [u8],
+    offset: u64,
+    file: &'a HostFile,
+    header: &'a Header,
+}
+
+impl L2<'_> {
+    /// What entry `index` means.
+    fn cluster(&self, index: usize) -> Result<Cluster, DiskError> {
+        let entry = get64(self.bytes, index);
+        decode(entry, self.header.version, self.header.cluster_bits).ok_or_else(|| {
+            let table = self.offset;
+            self.file
+                .corrupt(format!("entry {index} of the L2 table at byte {table} is {entry:#x}"))
+        })
+    }
+}
+
 /// The tables of an open image.
 #[derive(Debug)]
 pub(crate) struct Meta {
@@ -137,16 +157,14 @@ impl Meta {
 
     /// Entry `index` of the L2 table at `offset`, and its meaning.
     pub(crate) fn cluster(&mut self, offset: u64, index: usize) -> Result<Cluster, DiskError> {
-        self.load_l2(offset)?;
-        let entry = get64(self.l2.get(offset).expect("just loaded"), index);
-        self.decode(entry, offset, index)
+        self.table(offset)?.cluster(index)
     }
 
-    fn decode(&self, entry: u64, table: u64, index: usize) -> Result<Cluster, DiskError> {
-        decode(entry, self.header.version, self.header.cluster_bits).ok_or_else(|| {
-            self.file
-                .corrupt(format!("entry {index} of the L2 table at byte {table} is {entry:#x}"))
-        })
+    /// The L2 table at `offset`.
+    fn table(&mut self, offset: u64) -> Result<L2<'_>, DiskError> {
+        self.load_l2(offset)?;
+        let bytes = self.l2.get(offset).expect("just loaded");
+        Ok(L2 { bytes, offset, file: &self.file, header: &self.header })
     }
 
     pub(crate) fn set_entry(
@@ -197,7 +215,8 @@ impl Meta {
         let length = length.min(in_table);
         let Some(table) = self.l2_offset(l1_index)? else { return Ok((Extent::Backing, length)) };
         let first = ((offset >> bits) & ((1 << self.header.l2_bits()) - 1)) as usize;
-        let extent = match self.cluster(table, first)? {
+        let table = self.table(table)?;
+        let extent = match table.cluster(first)? {
             Cluster::Unallocated => Extent::Backing,
             Cluster::Zero { .. } => Extent::Zero,
             Cluster::Data { host, .. } => Extent::Data(host + offset % cluster),
@@ -206,7 +225,7 @@ impl Meta {
         let mut reach = cluster - offset % cluster;
         let mut index = first + 1;
         while reach < length {
-            let more = match (extent, self.cluster(table, index)?) {
+            let more = match (extent, table.cluster(index)?) {
                 (Extent::Backing, Cluster::Unallocated) | (Extent::Zero, Cluster::Zero { .. }) => {
                     true
                 }
@@ -238,20 +257,22 @@ impl Meta {
         }
         let length = length.min(reach - offset % reach);
         let first = ((offset >> bits) & ((1 << self.header.l2_bits()) - 1)) as usize;
-        let Cluster::Data { host, copied: true } = self.cluster(table, first)? else {
+        let table = self.table(table)?;
+        let Cluster::Data { host, copied: true } = table.cluster(first)? else {
             return Ok(None);
         };
-        self.check_data(host)?;
         let mut covered = cluster - offset % cluster;
         let mut index = first + 1;
         while covered < length {
             let next = host + ((index - first) as u64) * cluster;
-            if self.cluster(table, index)? != (Cluster::Data { host: next, copied: true }) {
+            if table.cluster(index)? != (Cluster::Data { host: next, copied: true }) {
                 break;
             }
-            self.check_data(next)?;
             covered += cluster;
             index += 1;
+        }
+        for number in 0..(index - first) as u64 {
+            self.check_data(host + number * cluster)?;
         }
         Ok(Some((host + offset % cluster, covered.min(length))))
     }

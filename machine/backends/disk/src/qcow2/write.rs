@@ -3,8 +3,11 @@
 //! Invariant: a cluster that is new to the disk is written whole before an L2 entry names it; a
 //! write that fails leaves the entry as it was.
 
+use std::os::fd::AsFd;
+
 use crate::bytes::{lock, read, write};
 use crate::error::DiskError;
+use crate::layer::{Move, all_or_none};
 
 use super::entry::{COPIED, Cluster, ZERO};
 use super::image::Qcow2;
@@ -46,6 +49,19 @@ impl Qcow2 {
             rest = &rest[count as usize..];
         }
         Ok(())
+    }
+
+    /// As [`crate::disk::Disk::write_straight`].
+    pub(crate) fn write_straight(
+        &self,
+        offset: u64,
+        length: u64,
+        write_some: Move<'_>,
+    ) -> Result<u64, DiskError> {
+        let _users = read(&self.users);
+        let place = lock(&self.meta).in_place(offset, length)?;
+        let Some((host, length)) = place else { return Ok(0) };
+        Ok(all_or_none(write_some(self.file.file().as_fd(), host, length), length))
     }
 
     /// Writes inside one cluster that may have no place of its own yet; the caller is alone.
