@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod balloon;
+mod bells;
 pub mod block;
 pub mod console;
 mod device;
@@ -27,12 +28,13 @@ pub mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonControl, GuestStatistics};
+pub use bells::Doorbells;
 pub use device::{Alarm, Device, Handler, Kind, Queues, Waiter};
-pub use pci::VirtioPci;
+pub use pci::{Rings, VirtioPci};
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng};
 pub use signals::{Interrupter, Use};
-pub use worker::{Trace, Waker, Worker};
+pub use worker::{DoorbellCounts, Trace, Waker, Worker};
 
 /// Feature bits of all devices (virtio 1.2, 6).
 pub mod features {

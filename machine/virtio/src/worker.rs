@@ -14,10 +14,12 @@
 //! the guest is touched.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::bells::Bell;
 use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
 use crate::signals::{Signals, Use};
 
@@ -66,11 +68,24 @@ pub struct Worker {
     inline: bool,
     signals: Arc<Signals>,
     waiter: Option<Arc<dyn Waiter>>,
+    /// The waiter, if it is one that only doorbells ring.
+    bell: Option<Arc<Bell>>,
+    /// Doorbells that came by way of the transport.
+    exits: AtomicU64,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
     /// Between a ring and the work, in microseconds.
     delay_us: AtomicU64,
     trace: OnceLock<Trace>,
+}
+
+/// Doorbells that a device's driver rang.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoorbellCounts {
+    /// By a store that came to this process.
+    pub exits: u64,
+    /// In the host's kernel; of devices that wait for the host's side, too, this is not known, and 0.
+    pub kernel: u64,
 }
 
 /// Is told what happens, in sentences.
@@ -119,11 +134,38 @@ impl Worker {
         inline: bool,
         signals: Arc<Signals>,
         waiter: Option<Arc<dyn Waiter>>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
         let (delay_us, trace) = (AtomicU64::new(0), OnceLock::new());
-        Arc::new(Self { kind, name, inline, signals, waiter, mailbox, changed, delay_us, trace })
+        let (bell, exits) = (None, AtomicU64::new(0));
+        Self { kind, name, inline, signals, waiter, bell, exits, mailbox, changed, delay_us, trace }
+    }
+
+    /// Waits at a bell, which doorbells ring, if the device has no place of its own.
+    pub(crate) fn with_bell(mut self) -> Self {
+        if self.waiter.is_none() {
+            self.bell = Bell::new().map(Arc::new);
+            self.waiter = self.bell.clone().map(|bell| bell as Arc<dyn Waiter>);
+        }
+        self
+    }
+
+    /// What doorbells in the kernel add to.
+    pub(crate) fn event(&self) -> Option<Arc<OwnedFd>> {
+        self.waiter.as_ref()?.event()
+    }
+
+    /// Doorbells so far.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        let kernel = self.bell.as_ref().map_or(0, |bell| bell.kernel_rings());
+        DoorbellCounts { exits: self.exits.load(Ordering::Relaxed), kernel }
+    }
+
+    /// A doorbell rang by way of the transport.
+    pub(crate) fn doorbell(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
+        self.ring();
     }
 
     /// A name for its thread.
@@ -228,7 +270,7 @@ impl Worker {
         self.ring();
     }
 
-    /// A doorbell rang.
+    /// There is something to do.
     pub(crate) fn ring(&self) {
         let mut mailbox = self.lock();
         let before = std::mem::replace(&mut mailbox.rung, true);
@@ -258,7 +300,7 @@ impl Worker {
         mailbox.rung = mailbox.job.is_some();
         if mailbox.reset {
             mailbox.alarm();
-            self.changed.notify_one();
+            self.rouse(&mut mailbox);
         }
         !mailbox.reset
     }
@@ -375,7 +417,7 @@ mod tests {
     #[test]
     fn a_reset_ends_a_wait_and_the_worker_lets_go_itself() {
         let signals = Signals::new(Arc::<Recorder>::default(), 1);
-        let worker = Worker::new(Kind::Block, false, signals, None);
+        let worker = Arc::new(Worker::new(Kind::Block, false, signals, None));
         let (rounds, heard) = mpsc::channel();
         let (alarm, dropped_on): (Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU32>) = Default::default();
         let handler = Waiting { rounds, alarm, dropped_on: dropped_on.clone() };
