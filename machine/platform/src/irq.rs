@@ -5,10 +5,10 @@
 //! engine hears of PIC changes in order, because it is told under the lock; it must not hold locks
 //! of its own that `signal_msi` or `set_pic_output` take while it calls `GuestIo`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engine::{Engine, MsiMessage};
+use engine::{Engine, MessageSource, MsiMessage, Sent};
 use irqchip::{IoApic, Msi, Pic};
 
 use crate::bus::{MmioDevice, PortDevice};
@@ -36,6 +36,8 @@ struct Chips {
 pub(crate) struct Interrupts {
     engine: Arc<dyn Engine>,
     chips: Mutex<Chips>,
+    called: AtomicU64,
+    routed: AtomicU64,
 }
 
 impl Interrupts {
@@ -50,7 +52,8 @@ impl Interrupts {
             next_driver: [1; LINES],
             pic_output: false,
         };
-        Arc::new(Self { engine, chips: Mutex::new(chips) })
+        let (called, routed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { engine, chips: Mutex::new(chips), called, routed })
     }
 
     /// A further device on a line.
@@ -77,9 +80,27 @@ impl Interrupts {
         vector
     }
 
-    /// A device's own message-signalled interrupt.
-    pub(crate) fn message(&self, address: u64, data: u32) {
-        self.send(Msi { address, data });
+    /// A device's own message-signalled interrupt, from its source if it has one.
+    pub(crate) fn message(&self, source: Option<&dyn MessageSource>, address: u64, data: u32) {
+        let message = MsiMessage { address, data };
+        let sent = match source {
+            Some(source) => source.send(message),
+            None => self.engine.signal_msi(message).map(|()| Sent::Called),
+        };
+        // As in `send`: what no APIC takes is the guest's loss.
+        let counter = if matches!(sent, Ok(Sent::Routed)) { &self.routed } else { &self.called };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Devices' messages that were called and that went by a route.
+    pub(crate) fn messages(&self) -> (u64, u64) {
+        (self.called.load(Ordering::Relaxed), self.routed.load(Ordering::Relaxed))
+    }
+
+    /// A function's sources of messages; none if the engine has no use for them.
+    pub(crate) fn sources(&self, vectors: usize) -> Vec<Box<dyn MessageSource>> {
+        let Some(paths) = self.engine.kernel_paths() else { return Vec::new() };
+        (0..vectors).map_while(|_| paths.message_source().ok()).collect()
     }
 
     fn drive(&self, number: usize, driver: u32, high: bool) {

@@ -35,7 +35,7 @@ pub use boot::{Boot, BoxError, Initrd};
 pub use error::MachineError;
 pub use events::EventDigest;
 pub use layout::{MAX_CPUS, PCI_HOLE, layout, memory_layout};
-pub use lifecycle::{Machine, MachineConfig, Trace};
+pub use lifecycle::{Machine, MachineConfig, Trace, VirtioTraffic};
 pub use outcome::{Outcome, ResetSource};
 pub use run::OnEnd;
 pub use serial::{DiscardSink, SERIAL_PORTS, SerialConfig, SerialInput, SerialSink};

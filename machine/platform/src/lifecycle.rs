@@ -108,6 +108,20 @@ impl fmt::Debug for MachineConfig {
     }
 }
 
+/// Doorbells and messages of a machine's virtio devices, by their ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VirtioTraffic {
+    /// Doorbells that came to this process.
+    pub doorbells_exits: u64,
+    /// Doorbells that woke a device in the host's kernel, but for those of network cards, which are
+    /// not told from packets.
+    pub doorbells_kernel: u64,
+    /// MSI-X messages that were named to the engine.
+    pub messages_called: u64,
+    /// MSI-X messages that went by a route that the host's kernel keeps.
+    pub messages_routed: u64,
+}
+
 /// A PC.
 pub struct Machine {
     memory: Arc<GuestMemory>,
@@ -276,6 +290,17 @@ impl Machine {
     /// guest ever came with it.
     pub fn virtio_use(&self) -> Vec<(virtio::Kind, virtio::Use)> {
         self.pc.workers.iter().map(|worker| (worker.kind(), worker.used())).collect()
+    }
+
+    /// What went between virtio devices and their drivers so far, and which way.
+    pub fn virtio_traffic(&self) -> VirtioTraffic {
+        let mut traffic = VirtioTraffic::default();
+        for counts in self.pc.workers.iter().map(|worker| worker.doorbells()) {
+            traffic.doorbells_exits += counts.exits;
+            traffic.doorbells_kernel += counts.kernel;
+        }
+        (traffic.messages_called, traffic.messages_routed) = self.pc.buses.interrupts.messages();
+        traffic
     }
 
     /// Guest RAM.

@@ -12,7 +12,7 @@ use engine::Engine;
 use firmware::acpi::intx_gsi;
 use firmware::layout::MemoryLayout;
 use memory::GuestMemory;
-use virtio::VirtioPci;
+use virtio::{Rings, VirtioPci};
 
 use crate::bus::{MmioBus, PortBus};
 use crate::clock::Clock;
@@ -24,7 +24,7 @@ use crate::glue::pit::{PitPorts, PitTimer};
 use crate::glue::rtc::RtcPorts;
 use crate::glue::small::{DebugConsole, DebugExitPort, FwCfgPorts, PanicPort, PortAPort, PostPort};
 use crate::glue::test_device::{LinePorts, Storage, StoragePorts};
-use crate::glue::virtio::FunctionInterrupts;
+use crate::glue::virtio::{FunctionInterrupts, KernelDoorbells};
 use crate::io::Buses;
 use crate::irq::{Interrupts, IoApicPage, PicPorts};
 use crate::layout::{
@@ -74,7 +74,7 @@ impl Pc {
         let clock = Clock::new(config.virtual_time.clone());
         let mut wiring = Wiring {
             interrupts: Interrupts::new(
-                engine,
+                engine.clone(),
                 if config.test_devices { OPEN_FOR_TESTS } else { 0 },
             ),
             timers: Timers::new(clock.clone()),
@@ -88,8 +88,16 @@ impl Pc {
         wiring.pit_and_rtc(memory);
         let keyboard = wiring.keyboard();
         let acpi = wiring.acpi();
-        let inline = config.virtual_time.is_some();
-        let workers = wiring.pci(config.pci_functions, config.virtio, ram, inline);
+        let has_paths = engine.kernel_paths().is_some();
+        let rings = || match config.virtual_time {
+            Some(_) => Rings::Inline,
+            // Delays count from the doorbell, which therefore has to be heard.
+            None if has_paths && config.io_faults.delay.is_zero() => {
+                Rings::Kernel(Arc::new(KernelDoorbells(engine.clone())))
+            }
+            None => Rings::Transport,
+        };
+        let workers = wiring.pci(config.pci_functions, config.virtio, ram, &rings);
         for worker in &workers {
             worker.set_faults(config.io_faults);
             worker.set_trace(config.trace_virtio.clone());
@@ -148,14 +156,14 @@ impl Wiring {
         acpi
     }
 
-    /// Bus 0. In virtual time virtio devices work `inline`: the moment a request is done is then
+    /// Bus 0. In virtual time virtio devices work inline: the moment a request is done is then
     /// the guest's doing and not the host's.
     fn pci(
         &mut self,
         functions: Vec<Box<dyn PciFunction>>,
         devices: Vec<Box<dyn virtio::Device>>,
         memory: &Arc<GuestMemory>,
-        inline: bool,
+        rings: &dyn Fn() -> Rings,
     ) -> Vec<Arc<virtio::Worker>> {
         let mut workers = Vec::with_capacity(devices.len());
         let mut root = PciRoot::default();
@@ -170,8 +178,10 @@ impl Wiring {
         for device in devices {
             let slot = slots.next().expect("bus 0 has 30 free slots");
             let line = self.interrupts.line(intx_gsi(slot, 0) as u8);
-            let interrupter = FunctionInterrupts { interrupts: self.interrupts.clone(), line };
-            let function = VirtioPci::new(device, memory.clone(), Arc::new(interrupter), inline);
+            let interrupts = self.interrupts.clone();
+            let sources = interrupts.sources(VirtioPci::vectors(&*device));
+            let interrupter = Arc::new(FunctionInterrupts { interrupts, line, sources });
+            let function = VirtioPci::new(device, memory.clone(), interrupter, rings());
             workers.push(function.worker());
             root.add(slot, Box::new(function), None);
         }

@@ -5,6 +5,7 @@
 //! alone. Invariant: a handler lives from DRIVER_OK to the next reset and sees only the queues the
 //! driver enabled.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::queue::{Broken, Chain, Queue};
@@ -73,6 +74,12 @@ pub trait Device: Send {
     /// Its state to save, without what its handler holds.
     fn save(&self) -> ModelV1;
 
+    /// Whether its handler has an [`Handler::alarm`]: then doorbells have to come by way of the transport,
+    /// which rings it.
+    fn has_alarm(&self) -> bool {
+        false
+    }
+
     /// Where its thread waits while the device is active, if the host's side has events of its own.
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {
         None
@@ -88,6 +95,13 @@ pub trait Waiter: Send + Sync {
 
     /// Ends the wait, or the next one.
     fn wake(&self);
+
+    /// An eventfd: to add to it is to call [`Waiter::wake`]. `None`: there is no such one.
+    ///
+    /// Who has one takes what was added in `wait` alone, or before the handler looks at its queues.
+    fn event(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
 }
 
 /// What a device does.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod balloon;
+mod bells;
 pub mod block;
 pub mod console;
 mod device;
@@ -29,13 +30,14 @@ pub mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonControl, BalloonV1, GuestStatistics};
+pub use bells::Doorbells;
 pub use device::{Alarm, Device, Handler, Kind, Queues, Waiter};
 pub use faults::Faults;
-pub use pci::VirtioPci;
+pub use pci::{Rings, VirtioPci};
 pub use queue::{Broken, Chain, Queue, QueueLayout};
 pub use rng::{Entropy, Rng, RngV1};
 pub use signals::{Interrupter, Use};
-pub use worker::{Quiet, Trace, Waker, Worker};
+pub use worker::{DoorbellCounts, Quiet, Trace, Waker, Worker};
 
 /// Feature bits of all devices (virtio 1.2, 6).
 pub mod features {

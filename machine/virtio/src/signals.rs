@@ -21,8 +21,8 @@ const ISR_CONFIG: u8 = 2;
 
 /// The machine's side of interrupts.
 pub trait Interrupter: Send + Sync {
-    /// Sends a message-signalled interrupt.
-    fn message(&self, address: u64, data: u32);
+    /// Sends the message-signalled interrupt that this vector has now.
+    fn message(&self, vector: usize, address: u64, data: u32);
 
     /// Drives the function's INTx line.
     fn line(&self, asserted: bool);
@@ -86,7 +86,7 @@ impl Signals {
 
     /// Sends what has become possible; drives the line as it must be.
     pub(crate) fn settle(&self, state: &mut State) {
-        state.msix.flush(&mut |message| self.send(message));
+        state.msix.flush(&mut |vector, message| self.send(vector, message));
         let asserted = state.isr != 0 && !state.msix.enabled() && !state.line_disabled;
         self.interrupter.line(asserted);
     }
@@ -160,7 +160,7 @@ impl Signals {
         self.settle(state);
     }
 
-    fn send(&self, message: Message) {
-        self.interrupter.message(message.address, message.data);
+    fn send(&self, vector: usize, message: Message) {
+        self.interrupter.message(vector, message.address, message.data);
     }
 }

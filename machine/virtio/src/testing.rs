@@ -52,6 +52,14 @@ impl Guest {
         Self { memory: self.memory.clone(), layout, available: 0 }
     }
 
+    /// The same memory with an empty queue.
+    pub(crate) fn again(before: &Self) -> Self {
+        let one = before.beside(0);
+        one.set_available_index(0);
+        one.write(one.layout.used.0 + 2, &[0, 0]);
+        one
+    }
+
     pub(crate) fn queue(&self, features: u64) -> Result<Queue, Broken> {
         Queue::new(self.memory.clone(), self.layout, features)
     }
@@ -142,7 +150,7 @@ pub(crate) struct Recorder {
 }
 
 impl Interrupter for Recorder {
-    fn message(&self, address: u64, data: u32) {
+    fn message(&self, _vector: usize, address: u64, data: u32) {
         self.messages.lock().expect("not poisoned").push((address, data));
     }
 

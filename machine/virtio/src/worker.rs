@@ -19,9 +19,12 @@
 mod quiet;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::bells::Bell;
 use crate::device::{Alarm, Handler, Kind, Queues, Waiter};
 use crate::faults::Faults;
 use crate::signals::{Signals, Use};
@@ -82,11 +85,24 @@ pub struct Worker {
     inline: bool,
     signals: Arc<Signals>,
     waiter: Option<Arc<dyn Waiter>>,
+    /// The waiter, if it is one that only doorbells ring.
+    bell: Option<Arc<Bell>>,
+    /// Doorbells that came by way of the transport.
+    exits: AtomicU64,
     mailbox: Mutex<Mailbox>,
     changed: Condvar,
     /// What goes wrong here because somebody wants it.
     faults: OnceLock<Faults>,
     trace: OnceLock<Trace>,
+}
+
+/// Doorbells that a device's driver rang.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoorbellCounts {
+    /// By a store that came to this process.
+    pub exits: u64,
+    /// In the host's kernel; of devices that wait for the host's side, too, this is not known, and 0.
+    pub kernel: u64,
 }
 
 /// Is told what happens, in sentences.
@@ -140,11 +156,32 @@ impl Worker {
         inline: bool,
         signals: Arc<Signals>,
         waiter: Option<Arc<dyn Waiter>>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let (mailbox, changed) = (Mutex::default(), Condvar::new());
         let name = format!("virtio-{}", format!("{kind:?}").to_lowercase());
         let (faults, trace) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { kind, name, inline, signals, waiter, mailbox, changed, faults, trace })
+        let (bell, exits) = (None, AtomicU64::new(0));
+        Self { kind, name, inline, signals, waiter, bell, exits, mailbox, changed, faults, trace }
+    }
+
+    /// Waits at a bell, which doorbells ring, if the device has no place of its own.
+    pub(crate) fn with_bell(mut self) -> Self {
+        if self.waiter.is_none() {
+            self.bell = Bell::new().map(Arc::new);
+            self.waiter = self.bell.clone().map(|bell| bell as Arc<dyn Waiter>);
+        }
+        self
+    }
+
+    /// What doorbells in the kernel add to.
+    pub(crate) fn event(&self) -> Option<Arc<OwnedFd>> {
+        self.waiter.as_ref()?.event()
+    }
+
+    /// Doorbells so far.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        let kernel = self.bell.as_ref().map_or(0, |bell| bell.kernel_rings());
+        DoorbellCounts { exits: self.exits.load(Ordering::Relaxed), kernel }
     }
 
     /// A name for its thread.
@@ -254,7 +291,7 @@ impl Worker {
         self.ring();
     }
 
-    /// A doorbell rang.
+    /// There is something to do.
     pub(crate) fn ring(&self) {
         let mut mailbox = self.lock();
         let before = std::mem::replace(&mut mailbox.rung, true);
@@ -274,8 +311,9 @@ impl Worker {
         }
     }
 
-    /// A doorbell rang on a vCPU, which does the work if that is short.
+    /// A doorbell rang by way of the transport, on a vCPU, which does the work if that is short.
     pub(crate) fn doorbell(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
         let mut mailbox = self.lock();
         let short = mailbox.job.as_ref().is_some_and(|job| job.handler.is_short());
         let stands = mailbox.stopped || mailbox.quiet != Stillness::No;
@@ -306,7 +344,10 @@ impl Worker {
         mailbox.rung = mailbox.job.is_some();
         if mailbox.reset {
             mailbox.alarm();
-            self.changed.notify_all();
+            self.rouse(&mut mailbox);
+            if mailbox.quiet == Stillness::Wanted {
+                self.changed.notify_all();
+            }
         }
         !mailbox.reset
     }

@@ -45,7 +45,7 @@ pub fn network_card(data: &[u8]) {
     let link = Link { seen: seen.clone(), offload: Offload::default() };
     let line = Arc::new(Line::default());
     let card = Box::new(Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500));
-    let mut function = VirtioPci::new(card, memory.clone(), line.clone(), true);
+    let mut function = VirtioPci::new(card, memory.clone(), line.clone(), virtio::Rings::Inline);
     if setting & 1 == 0 {
         negotiate(&mut function, setting);
     }
@@ -175,7 +175,7 @@ fn descriptor(memory: &GuestMemory, queue: u64, cursor: &mut Cursor<'_>) {
 struct Line(AtomicBool);
 
 impl Interrupter for Line {
-    fn message(&self, _address: u64, _data: u32) {}
+    fn message(&self, _vector: usize, _address: u64, _data: u32) {}
 
     fn line(&self, asserted: bool) {
         self.0.store(asserted, Ordering::Relaxed);

@@ -36,7 +36,8 @@ pub fn virtio(data: &[u8]) {
     // Inline requests are done one by one; on a thread of its own the device uses the disk's lane.
     let inline = setting & 0xc0 != 0xc0;
     let block = Box::new(Block::new(disk, "hostile", u32::from(setting >> 4 & 1) + 1));
-    let mut function = VirtioPci::new(block, memory.clone(), line.clone(), inline);
+    let rings = if inline { virtio::Rings::Inline } else { virtio::Rings::Transport };
+    let mut function = VirtioPci::new(block, memory.clone(), line.clone(), rings);
     let worker = function.worker();
     std::thread::scope(|scope| {
         if !inline {
@@ -198,7 +199,7 @@ fn request(memory: &GuestMemory, cursor: &mut Cursor<'_>) {
 struct Line(AtomicU64);
 
 impl Interrupter for Line {
-    fn message(&self, _address: u64, _data: u32) {}
+    fn message(&self, _vector: usize, _address: u64, _data: u32) {}
 
     fn line(&self, asserted: bool) {
         self.0.store(asserted.into(), Ordering::Relaxed);

@@ -64,7 +64,7 @@ fn bench(which: u8) -> Bench {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
     let (device, host) = device(which, &memory);
     let queues = device.queue_sizes().len() as u16;
-    let function = VirtioPci::new(device, memory.clone(), Arc::new(Nobody), true);
+    let function = VirtioPci::new(device, memory.clone(), Arc::new(Nobody), virtio::Rings::Inline);
     Bench { function, memory, queues, host }
 }
 
@@ -311,7 +311,7 @@ fn offer(bench: &mut Bench, queue: u16, cursor: &mut Cursor<'_>) {
 struct Nobody;
 
 impl Interrupter for Nobody {
-    fn message(&self, _address: u64, _data: u32) {}
+    fn message(&self, _vector: usize, _address: u64, _data: u32) {}
 
     fn line(&self, _asserted: bool) {}
 }

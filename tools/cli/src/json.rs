@@ -48,9 +48,18 @@ struct Guest {
     unpack_cpu_ms: f64,
     instructions: Vec<Option<u64>>,
     returned_bytes: u64,
+    virtio: Virtio,
     #[serde(flatten)]
     deterministic: Option<Deterministic>,
     console_tail: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Virtio {
+    doorbells_exits: u64,
+    doorbells_kernel: u64,
+    messages_called: u64,
+    messages_routed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +99,12 @@ pub(crate) fn write(file: &mut File, report: &RunReport) -> Result<()> {
         unpack_cpu_ms: milliseconds(report.unpack_cpu),
         instructions: report.instructions.clone(),
         returned_bytes: report.returned_bytes,
+        virtio: Virtio {
+            doorbells_exits: report.virtio.doorbells_exits,
+            doorbells_kernel: report.virtio.doorbells_kernel,
+            messages_called: report.virtio.messages_called,
+            messages_routed: report.virtio.messages_routed,
+        },
         deterministic: effective.deterministic.as_ref().zip(report.events).map(deterministic),
         console_tail: report.console_tail.clone(),
     };

@@ -25,10 +25,12 @@
 
 mod exit;
 mod io;
+mod paths;
 mod traits;
 mod virtual_time;
 
 pub use exit::{Budget, DebugEvent, EngineError, Exit, ShutdownCause};
 pub use io::{EventKind, GuestEvent, GuestIo, MsiMessage};
+pub use paths::{KernelPaths, MessageSource, Sent};
 pub use traits::{Capabilities, Engine, Kick, Vcpu, VmConfig};
 pub use virtual_time::{VIRTUAL_TSC_KHZ, VirtualTime};

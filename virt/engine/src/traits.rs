@@ -8,6 +8,7 @@ use x86::cpuid::CpuidEntry;
 
 use crate::exit::{Budget, EngineError, Exit};
 use crate::io::{GuestIo, MsiMessage};
+use crate::paths::KernelPaths;
 
 /// What a VM is made of, as far as an engine must know.
 #[derive(Clone, Debug)]
@@ -50,6 +51,11 @@ pub trait Engine: Send + Sync {
 
     /// Delivers an NMI to one vCPU.
     fn inject_nmi(&self, index: u32) -> Result<(), EngineError>;
+
+    /// Ways for doorbells and messages through the host's kernel alone; `None`: this engine has none.
+    fn kernel_paths(&self) -> Option<&dyn KernelPaths> {
+        None
+    }
 }
 
 /// Stops a running vCPU from another thread: its `run` returns `Exit::Interrupted` soon, or at

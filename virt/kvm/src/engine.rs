@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Capabilities, Engine, EngineError, MsiMessage, Vcpu, VmConfig};
+use engine::{Capabilities, Engine, EngineError, KernelPaths, MsiMessage, Vcpu, VmConfig};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_X2APIC_API_USE_32BIT_IDS, kvm_cpuid_entry2,
     kvm_enable_cap, kvm_userspace_memory_region,
@@ -22,6 +22,7 @@ use crate::error::{KvmError, failed, refused};
 use crate::halt::Roll;
 use crate::host;
 use crate::kick::Doorbell;
+use crate::paths::{Doorbells, Paths};
 use crate::routes::{LEVEL, ROUTES, Routes, signal};
 use crate::state::StateLayout;
 use crate::vcpu::KvmVcpu;
@@ -37,6 +38,7 @@ const DELIVERY_NMI: u32 = 4 << 8;
 /// The engine over /dev/kvm.
 pub struct KvmEngine {
     shared: Arc<Shared>,
+    paths: Option<Paths>,
     /// vCPUs not yet handed out.
     waiting: Mutex<Vec<Option<VcpuFd>>>,
 }
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     /// Level of the 8259 pair's output.
     pub(crate) pic_output: AtomicBool,
     pub(crate) routes: Routes,
+    pub(crate) bells: Doorbells,
     pub(crate) roll: Roll,
     pub(crate) step_blocks_interrupts: bool,
     /// Mapped into the VM; dropped after it.
@@ -81,13 +84,19 @@ impl KvmEngine {
             doorbells: (0..config.cpus).map(|_| Arc::default()).collect(),
             pic_output: AtomicBool::new(false),
             routes: Routes::default(),
+            bells: Doorbells::default(),
             roll: Roll::new(config.cpus),
             step_blocks_interrupts: host::can_block_interrupts_in_step(&vm),
             vm,
             _memory: config.memory,
         };
         let waiting = Mutex::new(fds.into_iter().map(Some).collect());
-        Ok(Self { shared: Arc::new(shared), waiting })
+        let has_paths = [Cap::Ioeventfd, Cap::Irqfd, Cap::IrqRouting]
+            .into_iter()
+            .all(|capability| shared.vm.check_extension(capability));
+        let shared = Arc::new(shared);
+        let paths = has_paths.then(|| Paths(shared.clone()));
+        Ok(Self { shared, paths, waiting })
     }
 }
 
@@ -138,6 +147,10 @@ impl Engine for KvmEngine {
         // KVM_NMI would wait until the vCPU leaves KVM_RUN; a message does not.
         let address = 0xfee0_0000 | u64::from(index & 0xff) << 12;
         self.shared.signal_msi(MsiMessage { address, data: DELIVERY_NMI })
+    }
+
+    fn kernel_paths(&self) -> Option<&dyn KernelPaths> {
+        self.paths.as_ref().map(|paths| paths as &dyn KernelPaths)
     }
 }
 

@@ -36,7 +36,7 @@ pub enum NetworkError {
 /// Where to wait for a network's sockets, for its deadlines and for [`Watch::wake`].
 pub struct Watch {
     epoll: OwnedFd,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     started: Instant,
     /// What a wait found, for the next poll.
     events: Mutex<Vec<(Key, Ready)>>,
@@ -61,7 +61,7 @@ impl Network {
         host.watch(WAKE, &wake)?;
         let watch = Watch {
             epoll: host.as_fd().try_clone_to_owned()?,
-            wake,
+            wake: Arc::new(wake),
             started: Instant::now(),
             events: Mutex::default(),
             due_ns: AtomicU64::new(NEVER),
@@ -112,6 +112,12 @@ impl Watch {
     pub fn wake(&self) {
         // Full means that it has been told already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// The eventfd that [`Watch::wake`] adds to. What was added is taken by a wait or by
+    /// [`Network::poll`].
+    pub fn event(&self) -> Arc<OwnedFd> {
+        self.wake.clone()
     }
 
     /// What a wait found, or else what there is now.

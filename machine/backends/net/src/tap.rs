@@ -69,7 +69,7 @@ pub struct Tap {
 /// Where to wait for a tap device.
 pub struct TapWatch {
     tap: OwnedFd,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     /// All that was there has been read, so that the next frame is worth a wake-up.
     drained: AtomicBool,
 }
@@ -107,7 +107,7 @@ impl Tap {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let watch = TapWatch {
             tap: file.as_fd().try_clone_to_owned().map_err(failed)?,
-            wake: wake.map_err(|error| failed(error.into()))?,
+            wake: Arc::new(wake.map_err(|error| failed(error.into()))?),
             drained: AtomicBool::new(false),
         };
         Ok(Self { file, watch: Arc::new(watch), dropped: 0 })
@@ -178,6 +178,11 @@ impl TapWatch {
         if !watched[0].revents().is_empty() {
             let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         }
+    }
+
+    /// The eventfd that [`TapWatch::wake`] adds to. What was added is taken by a wait alone.
+    pub fn event(&self) -> Arc<OwnedFd> {
+        self.wake.clone()
     }
 
     /// Ends a wait, now or the next one.

@@ -22,7 +22,7 @@ fn bench(features: u64, place: usize) -> Bench {
     guest.write(0, &[0; RAM as usize]); // touches every page
     let mut balloon = Balloon::new(guest.memory.clone());
     let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), QUEUES.len());
-    let worker = crate::Worker::new(Kind::Balloon, true, signals, None);
+    let worker = Arc::new(crate::Worker::new(Kind::Balloon, true, signals, None));
     let handler = balloon.activate(features, worker.waker());
     let mut list: Vec<_> = QUEUES.iter().map(|_| None).collect();
     list[place] = Some(guest.queue(0).expect("a sound queue"));
@@ -135,8 +135,12 @@ fn the_host_s_target_is_in_the_configuration_and_the_driver_is_told() {
     let balloon = Balloon::new(guest.memory.clone());
     let control = balloon.control();
     let recorder = Arc::new(Recorder::default());
-    let mut function =
-        VirtioPci::new(Box::new(balloon), guest.memory.clone(), recorder.clone(), true);
+    let mut function = VirtioPci::new(
+        Box::new(balloon),
+        guest.memory.clone(),
+        recorder.clone(),
+        crate::Rings::Inline,
+    );
     let read = |function: &mut VirtioPci, at: u64| {
         let mut data = [0; 4];
         function.bar_read(0, at, &mut data);

@@ -84,6 +84,10 @@ impl Device for Block {
         Kind::Block
     }
 
+    fn has_alarm(&self) -> bool {
+        true
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &self.queues
     }

@@ -35,7 +35,7 @@ fn bench(features: u64) -> Bench {
     let first = Guest::new(BUFFERS);
     let queues: Vec<Guest> = (0..6).map(|index| first.beside(index * 0x9000)).collect();
     let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), 6);
-    let worker = crate::Worker::new(Kind::Console, true, signals, None);
+    let worker = Arc::new(crate::Worker::new(Kind::Console, true, signals, None));
     let handler = console.activate(features, worker.waker());
     let active = queues.iter().map(|queue| Some(queue.queue(0).expect("sound"))).collect();
     Bench { seen: vec![0; 6], active: Queues::new(active), queues, handler, control, heard }

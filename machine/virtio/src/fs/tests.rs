@@ -123,6 +123,7 @@ fn the_configuration_has_the_tag_and_one_request_queue() {
     assert_eq!(config[36..], [1, 0, 0, 0, 0, 0, 0, 0]);
     let guest = Guest::new(16);
     let interrupter: Arc<dyn Interrupter> = Arc::new(Recorder::default());
-    let function = VirtioPci::new(Box::new(fs), guest.memory.clone(), interrupter, true);
+    let function =
+        VirtioPci::new(Box::new(fs), guest.memory.clone(), interrupter, crate::Rings::Inline);
     assert_eq!(function.worker().name(), "virtio-filesystem");
 }

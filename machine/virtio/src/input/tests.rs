@@ -17,7 +17,7 @@ fn bench(device: &mut Input) -> Bench {
     let status = events.beside(0x9000);
     let queues = [&events, &status].map(|guest| Some(guest.queue(0).expect("sound")));
     let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), 2);
-    let worker = crate::Worker::new(Kind::Input, true, signals, None);
+    let worker = Arc::new(crate::Worker::new(Kind::Input, true, signals, None));
     let handler = device.activate(0, worker.waker());
     Bench { events, status, queues: Queues::new(queues.into()), handler }
 }

@@ -288,8 +288,9 @@ impl Handler for NetHandler {
     fn process(&mut self, queues: &mut Queues) -> Result<(), Broken> {
         let shared = self.backend.clone();
         let backend = &mut **lock(&shared);
-        self.control(queues, backend)?;
+        // First, because it takes what doorbells have added to the backend's event.
         backend.poll();
+        self.control(queues, backend)?;
         let mut more = false;
         if let Some(queue) = queues.get(TRANSMIT) {
             more |= self.transmit(queue, backend)?;

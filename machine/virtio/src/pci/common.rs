@@ -231,10 +231,21 @@ impl Common {
     /// The doorbell at this offset into its region.
     pub(super) fn ring(&self, offset: u64) {
         let index = offset / u64::from(NOTIFY_STRIDE);
-        let known = index < self.queues.len() as u64;
-        if known && !self.resetting && self.status() & status::DRIVER_OK != 0 {
+        if index < self.queues.len() as u64 && !self.resetting && self.is_active() {
             self.worker.doorbell();
         }
+    }
+
+    /// Whether doorbells mean anything.
+    pub(super) fn is_active(&self) -> bool {
+        !self.resetting && self.status() & status::DRIVER_OK != 0
+    }
+
+    /// The queues whose doorbells do.
+    pub(super) fn active_queues(&self) -> impl Iterator<Item = usize> + '_ {
+        let active = self.is_active();
+        let queues = self.queues.iter().enumerate();
+        queues.filter_map(move |(index, queue)| (active && queue.enabled).then_some(index))
     }
 }
 

@@ -15,12 +15,14 @@ use std::sync::Arc;
 use devices::pci::{ConfigSpace, PciFunction};
 use memory::GuestMemory;
 
+use crate::bells::{Doorbells, InKernel};
 use crate::device::Device;
 use crate::signals::{Interrupter, Signals};
 use crate::worker::Worker;
 use common::Common;
 use layout::{
-    BAR, COMMON, DEVICE, ISR, MSIX_TABLE, NOTIFY, PENDING, Places, REGION_BYTES, config_space,
+    BAR, COMMON, DEVICE, ISR, MSIX_TABLE, NOTIFY, NOTIFY_STRIDE, PENDING, Places, REGION_BYTES,
+    config_space,
 };
 
 const COMMAND: usize = 0x04;
@@ -31,23 +33,64 @@ pub struct VirtioPci {
     config: ConfigSpace,
     places: Places,
     common: Common,
+    bells: Option<InKernel>,
+}
+
+/// What a store to a doorbell does.
+pub enum Rings {
+    /// The work itself (see [`Worker`]).
+    Inline,
+    /// It comes to the transport, which wakes the worker.
+    Transport,
+    /// It wakes the worker without coming here, where the device allows it.
+    Kernel(Arc<dyn Doorbells>),
+}
+
+/// A device's worker, and its doorbells in the kernel.
+fn wire(device: &dyn Device, rings: Rings, signals: &Arc<Signals>) -> (Worker, Option<InKernel>) {
+    let inline = matches!(rings, Rings::Inline);
+    let worker = Worker::new(device.kind(), inline, signals.clone(), device.waiter());
+    match rings {
+        Rings::Kernel(machine) if !device.has_alarm() => {
+            let worker = worker.with_bell();
+            let bells = worker.event().map(|event| InKernel::new(machine, event));
+            (worker, bells)
+        }
+        _ => (worker, None),
+    }
 }
 
 impl VirtioPci {
-    /// The function of a device. `inline`: doorbells do the work themselves (see [`Worker`]);
-    /// otherwise [`VirtioPci::worker`] is to be given a thread.
+    /// The function of a device. Unless doorbells do the work themselves, [`VirtioPci::worker`] is to be
+    /// given a thread.
     pub fn new(
         device: Box<dyn Device>,
         memory: Arc<GuestMemory>,
         interrupter: Arc<dyn Interrupter>,
-        inline: bool,
+        rings: Rings,
     ) -> Self {
         let kind = device.kind();
         let queues = device.queue_sizes().len();
         let signals = Signals::new(interrupter, queues);
-        let worker = Worker::new(kind, inline, signals.clone(), device.waiter());
+        let (worker, bells) = wire(&*device, rings, &signals);
         let (config, places) = config_space(kind, queues + 1);
-        Self { config, places, common: Common::new(device, memory, signals, worker) }
+        let common = Common::new(device, memory, signals, Arc::new(worker));
+        Self { config, places, common, bells }
+    }
+
+    /// How many interrupt vectors the function of a device has.
+    pub fn vectors(device: &dyn Device) -> usize {
+        device.queue_sizes().len() + 1
+    }
+
+    /// Doorbells in the kernel exactly for the queues that work, where the BAR is now.
+    fn settle_bells(&mut self) {
+        let Some(bells) = &mut self.bells else { return };
+        let window = self.config.windows().find(|window| window.bar == BAR);
+        let doorbell =
+            |queue| Some(window?.base + NOTIFY + queue as u64 * u64::from(NOTIFY_STRIDE));
+        let addresses: Vec<_> = self.common.active_queues().filter_map(doorbell).collect();
+        bells.settle(&addresses);
     }
 
     /// Its worker.
@@ -105,6 +148,8 @@ impl PciFunction for VirtioPci {
         state.msix.set_control(self.config.word(self.places.msix_control));
         state.line_disabled = self.config.word(COMMAND) & COMMAND_NO_INTX != 0;
         signals.settle(&mut state);
+        drop(state);
+        self.settle_bells();
     }
 
     fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
@@ -126,7 +171,13 @@ impl PciFunction for VirtioPci {
     fn bar_write(&mut self, _bar: usize, offset: u64, data: &[u8]) {
         let place = offset % REGION_BYTES;
         match offset - place {
-            COMMON => self.common.write(place, data),
+            COMMON => {
+                let before = self.common.is_active();
+                self.common.write(place, data);
+                if self.common.is_active() != before {
+                    self.settle_bells();
+                }
+            }
             DEVICE => self.common.device.config_write(place, data),
             NOTIFY => self.common.ring(place),
             ISR => {}

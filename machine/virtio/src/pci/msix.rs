@@ -75,16 +75,17 @@ impl Msix {
         }
     }
 
-    /// Sends every pending message that is not masked.
-    pub(crate) fn flush(&mut self, send: &mut dyn FnMut(Message)) {
+    /// Sends every pending message that is not masked, with its vector.
+    pub(crate) fn flush(&mut self, send: &mut dyn FnMut(usize, Message)) {
         if !self.enabled() || self.control & FUNCTION_MASK != 0 {
             return;
         }
-        for (pending, [low, high, data, control]) in self.pending.iter_mut().zip(&self.table) {
+        let entries = self.pending.iter_mut().zip(&self.table).enumerate();
+        for (vector, (pending, [low, high, data, control])) in entries {
             if *pending && control & MASKED == 0 {
                 *pending = false;
                 let address = u64::from(*low) | u64::from(*high) << 32;
-                send(Message { address, data: *data });
+                send(vector, Message { address, data: *data });
             }
         }
     }
@@ -132,7 +133,7 @@ mod tests {
 
     fn flushed(msix: &mut Msix) -> Vec<u32> {
         let mut sent = Vec::new();
-        msix.flush(&mut |message| sent.push(message.data));
+        msix.flush(&mut |_, message| sent.push(message.data));
         sent
     }
 

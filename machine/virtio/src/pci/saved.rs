@@ -11,7 +11,7 @@ use memory::GuestMemory;
 use super::common::{Common, QueueRegisters};
 use super::layout::{Places, config_space};
 use super::msix::{Msix, NO_VECTOR};
-use super::{COMMAND, COMMAND_NO_INTX, VirtioPci};
+use super::{COMMAND, COMMAND_NO_INTX, Rings, VirtioPci, wire};
 use crate::device::{Device, Queues};
 use crate::features;
 use crate::queue::Queue;
@@ -77,7 +77,7 @@ impl VirtioPci {
         device: Box<dyn Device>,
         memory: Arc<GuestMemory>,
         interrupter: Arc<dyn Interrupter>,
-        inline: bool,
+        rings: Rings,
         state: &TransportV1,
     ) -> Result<(Self, Quiet), StateError> {
         let (kind, count) = (device.kind(), device.queue_sizes().len());
@@ -85,11 +85,14 @@ impl VirtioPci {
         let (fresh, places) = config_space(kind, count + 1);
         let config = ConfigSpace::restore(fresh, &state.config);
         let signals = Signals::with(interrupter, signals_state(state, &config, places));
-        let quiet = Worker::new_quiet(kind, inline, signals.clone(), device.waiter());
+        let (worker, bells) = wire(&*device, rings, &signals);
+        let quiet = Quiet::from_start(worker);
         let mut common = Common::new(device, memory, signals, Worker::of(&quiet));
         common.restore(state)?;
         common.signals.settle(&mut common.signals.state());
-        Ok((Self { config, places, common }, quiet))
+        let mut function = Self { config, places, common, bells };
+        function.settle_bells();
+        Ok((function, quiet))
     }
 }
 

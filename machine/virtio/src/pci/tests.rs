@@ -14,6 +14,7 @@ use crate::queue::Broken;
 use crate::state::ModelV1;
 use crate::testing::{BUFFERS, Guest, Recorder};
 use crate::worker::Waker;
+use x86::GuestPhys;
 
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
@@ -91,13 +92,17 @@ struct Bench {
 
 impl Bench {
     fn with(gate: Option<Gate>) -> Self {
+        let rings = if gate.is_none() { Rings::Inline } else { Rings::Transport };
+        Self::ringing(gate, rings)
+    }
+
+    fn ringing(gate: Option<Gate>, rings: Rings) -> Self {
         let guest = Guest::new(8);
         let recorder = Arc::new(Recorder::default());
         let activated = Arc::default();
-        let inline = gate.is_none();
         let device = Sevens { gate, activated: Arc::clone(&activated) };
         let function =
-            VirtioPci::new(Box::new(device), guest.memory.clone(), recorder.clone(), inline);
+            VirtioPci::new(Box::new(device), guest.memory.clone(), recorder.clone(), rings);
         Self { guest, recorder, activated, function }
     }
 
@@ -346,4 +351,92 @@ fn a_reset_waits_for_the_worker_and_the_vcpu_does_not() {
     }
     worker.stop();
     thread.join().expect("no panic");
+}
+
+/// The doorbells that the kernel has, and their event.
+#[derive(Default)]
+struct Kernel(Mutex<Vec<(GuestPhys, Arc<std::os::fd::OwnedFd>)>>);
+
+impl Kernel {
+    fn addresses(&self) -> Vec<u64> {
+        self.0.lock().expect("not poisoned").iter().map(|(address, _)| address.0).collect()
+    }
+}
+
+impl Doorbells for Kernel {
+    fn add(&self, address: GuestPhys, event: &Arc<std::os::fd::OwnedFd>) -> bool {
+        let mut list = self.0.lock().expect("not poisoned");
+        assert!(list.iter().all(|(known, _)| *known != address), "one at an address");
+        list.push((address, event.clone()));
+        true
+    }
+
+    fn remove(&self, address: GuestPhys) {
+        self.0.lock().expect("not poisoned").retain(|(known, _)| *known != address);
+    }
+}
+
+#[test]
+fn doorbells_are_in_the_kernel_while_the_device_is_active_and_where_its_bar_is() {
+    const MEMORY: u8 = 2;
+    let kernel = Arc::new(Kernel::default());
+    let mut bench = Bench::ringing(None, Rings::Kernel(kernel.clone()));
+    bench.function.config_write(0x10, &0xc001_0000_u32.to_le_bytes());
+    bench.function.config_write(COMMAND, &[MEMORY]);
+    assert_eq!(kernel.addresses(), [], "nobody drives it");
+    bench.start(VERSION_1);
+    assert_eq!(kernel.addresses(), [0xc001_3000], "the second queue is not enabled");
+    bench.function.config_write(0x10, &0xc002_0000_u32.to_le_bytes());
+    assert_eq!(kernel.addresses(), [0xc002_3000], "it goes with the BAR");
+    bench.function.config_write(COMMAND, &[0]);
+    assert_eq!(kernel.addresses(), [], "the BAR does not decode");
+    bench.function.config_write(COMMAND, &[MEMORY]);
+    assert_eq!(kernel.addresses(), [0xc002_3000]);
+    bench.set_status(0);
+    assert_eq!(kernel.addresses(), []);
+    bench.start(VERSION_1);
+    assert_eq!(kernel.addresses(), [0xc002_3000]);
+}
+
+#[test]
+fn a_doorbell_in_the_kernel_has_the_worker_serve_the_queue() {
+    let kernel = Arc::new(Kernel::default());
+    let mut bench = Bench::ringing(None, Rings::Kernel(kernel.clone()));
+    bench.function.config_write(0x10, &0xc001_0000_u32.to_le_bytes());
+    bench.function.config_write(COMMAND, &[2]);
+    let worker = bench.function.worker();
+    let thread = std::thread::spawn({
+        let worker = worker.clone();
+        move || worker.run()
+    });
+    let served = |bench: &Bench, count: u16| {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while bench.guest.used_index() != count {
+            assert!(Instant::now() < limit, "the worker serves the queue");
+            std::thread::yield_now();
+        }
+    };
+    for life in 1..=3 {
+        bench.start(VERSION_1);
+        let event = kernel.0.lock().expect("not poisoned")[0].1.clone();
+        for turn in 1..=4 {
+            bench.guest.offer_chain(0, &[(BUFFERS, 16, true)]);
+            rustix::io::write(&*event, &1_u64.to_ne_bytes()).expect("there is room");
+            served(&bench, turn);
+        }
+        // Stale rings are those of an earlier life; the next one looks, and finds nothing.
+        rustix::io::write(&*event, &1_u64.to_ne_bytes()).expect("there is room");
+        bench.set_status(0);
+        let limit = Instant::now() + Duration::from_secs(20);
+        while bench.status() != 0 {
+            assert!(Instant::now() < limit, "the worker lets go, wherever it waits");
+        }
+        assert_eq!(kernel.addresses(), [], "life {life}");
+        bench.guest = Guest::again(&bench.guest);
+    }
+    worker.stop();
+    thread.join().expect("it only works");
+    let counts = worker.doorbells();
+    assert_eq!(counts.exits, 0);
+    assert!((12..=15).contains(&counts.kernel), "{counts:?}");
 }

@@ -11,7 +11,7 @@ use snapshot::Limits;
 use super::{Guest, Recorder};
 use crate::device::Device;
 use crate::features::VERSION_1;
-use crate::pci::VirtioPci;
+use crate::pci::{Rings, VirtioPci};
 use crate::state::{ModelV1, VirtioV1};
 
 const NOTIFY: u64 = 0x3000;
@@ -46,7 +46,8 @@ impl Machine {
         };
         let queues = (0..).zip(&sizes).map(queue).collect();
         let recorder = Arc::new(Recorder::default());
-        let function = VirtioPci::new(device, first.memory.clone(), recorder.clone(), inline);
+        let function =
+            VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings(inline));
         let mut machine = Self { queues, recorder, function, inline, thread: None };
         machine.run();
         machine.negotiate(features);
@@ -127,7 +128,8 @@ impl Machine {
         let device = make(&memory, &state.model);
         let to = self.recorder.clone();
         let (function, quiet) =
-            VirtioPci::restore(device, memory, to, self.inline, &state.transport).expect("sound");
+            VirtioPci::restore(device, memory, to, rings(self.inline), &state.transport)
+                .expect("sound");
         let again = function.save(&quiet);
         assert_eq!(again.transport, state.transport, "what was restored saves as the same");
         if !matches!(state.model, ModelV1::Vsock(_)) {
@@ -179,4 +181,8 @@ pub(crate) fn through_bytes(state: &VirtioV1) -> VirtioV1 {
     let read = VirtioV1::from_sections(&read).expect("sound");
     assert_eq!(&read, state);
     read
+}
+
+fn rings(inline: bool) -> Rings {
+    if inline { Rings::Inline } else { Rings::Transport }
 }

@@ -135,7 +135,7 @@ impl Bench {
         let transmit = receive.beside(SLOT * 2);
         let queues = [&receive, &transmit].map(|guest| Some(guest.queue(0).expect("sound")));
         let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), 3);
-        let worker = crate::Worker::new(Kind::Socket, true, signals, None);
+        let worker = Arc::new(crate::Worker::new(Kind::Socket, true, signals, None));
         let handler = Vsock::new(CID, host).activate(0, worker.waker());
         let queues = Queues::new(queues.into_iter().chain([None]).collect());
         Self { receive, transmit, queues, handler, host: memory, offered: 0, seen: 0 }
@@ -387,7 +387,7 @@ fn the_host_s_side_comes_back_after_a_reset() {
     let host = InMemory(Arc::default());
     let mut device = Vsock::new(CID, Box::new(host.clone()));
     let signals = crate::signals::Signals::new(Arc::new(Recorder::default()), 3);
-    let worker = crate::Worker::new(Kind::Socket, true, signals, None);
+    let worker = Arc::new(crate::Worker::new(Kind::Socket, true, signals, None));
     drop(device.activate(0, worker.waker()));
     drop(device.activate(0, worker.waker()));
     let mut config = [0; 8];

@@ -9,8 +9,6 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{Mailbox, Worker};
-use crate::device::{Kind, Waiter};
-use crate::signals::Signals;
 use crate::state::{ModelV1, RingsV1};
 
 /// How far it is.
@@ -28,6 +26,12 @@ pub(super) enum Stillness {
 pub struct Quiet(Arc<Worker>);
 
 impl Quiet {
+    /// A worker that stands still from the beginning.
+    pub(crate) fn from_start(worker: Worker) -> Self {
+        worker.lock().quiet = Stillness::Reached;
+        Self(Arc::new(worker))
+    }
+
     /// Whether it is this worker that stands still.
     pub(crate) fn is_of(&self, worker: &Arc<Worker>) -> bool {
         Arc::ptr_eq(&self.0, worker)
@@ -44,18 +48,6 @@ impl Drop for Quiet {
 }
 
 impl Worker {
-    /// A worker that stands still from the beginning.
-    pub(crate) fn new_quiet(
-        kind: Kind,
-        inline: bool,
-        signals: Arc<Signals>,
-        waiter: Option<Arc<dyn Waiter>>,
-    ) -> Quiet {
-        let worker = Self::new(kind, inline, signals, waiter);
-        worker.lock().quiet = Stillness::Reached;
-        Quiet(worker)
-    }
-
     /// The one that stands still.
     pub(crate) fn of(quiet: &Quiet) -> Arc<Self> {
         quiet.0.clone()

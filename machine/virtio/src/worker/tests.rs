@@ -52,7 +52,7 @@ impl Drop for Waiting {
 #[test]
 fn a_reset_ends_a_wait_and_the_worker_lets_go_itself() {
     let signals = Signals::new(Arc::<Recorder>::default(), 1);
-    let worker = Worker::new(Kind::Block, false, signals, None);
+    let worker = Arc::new(Worker::new(Kind::Block, false, signals, None));
     let (rounds, heard) = mpsc::channel();
     let (alarm, dropped_on): (Arc<(Mutex<bool>, Condvar)>, Arc<AtomicU32>) = Default::default();
     let handler = Waiting { rounds, alarm, dropped_on: dropped_on.clone() };
@@ -97,7 +97,7 @@ impl Handler for Quick {
 #[test]
 fn a_vcpu_does_short_work_and_leaves_long_work_to_the_thread() {
     let signals = Signals::new(Arc::<Recorder>::default(), 1);
-    let worker = Worker::new(Kind::FileSystem, false, signals, None);
+    let worker = Arc::new(Worker::new(Kind::FileSystem, false, signals, None));
     let (rounds, heard) = mpsc::channel();
     let takes: Arc<Mutex<Duration>> = Arc::default();
     let handler = Quick { rounds, takes: takes.clone() };

@@ -335,6 +335,11 @@ impl Running {
         self.machine.virtio_use()
     }
 
+    /// Which ways doorbells and messages went.
+    pub(super) fn virtio_traffic(&self) -> machine::VirtioTraffic {
+        self.machine.virtio_traffic()
+    }
+
     /// Ends the machine and its threads; tells what each vCPU retired, and what happened.
     pub(super) fn stop(self) -> (Vec<Option<u64>>, std::io::Result<Option<EventDigest>>) {
         self.machine.stop();

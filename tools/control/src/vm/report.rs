@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use machine::EventDigest;
+use machine::{EventDigest, VirtioTraffic};
 
 use crate::fetch::FetchProgress;
 
@@ -149,6 +149,8 @@ pub struct RunReport {
     pub instructions: Vec<Option<u64>>,
     /// Memory that the guest did not need any more and that went back to the host, each time.
     pub returned_bytes: u64,
+    /// Doorbells and messages of the guest's virtio devices.
+    pub virtio: VirtioTraffic,
     /// Of a deterministic run: what happened, and after how many instructions.
     pub events: Option<EventDigest>,
     /// The last lines of the guest's kernel console.

@@ -181,6 +181,7 @@ impl Vm {
         let Loop { running, console, .. } = running_loop;
         let duration = started.elapsed();
         outbox.close();
+        let virtio = running.virtio_traffic();
         let (instructions, digest) = running.stop();
         let digest = digest.unwrap_or_else(|error| {
             events(Event::Notice(format!("cannot write the events: {error}")));
@@ -196,6 +197,7 @@ impl Vm {
             initrd_bytes,
             instructions,
             returned_bytes: balloon.released_bytes(),
+            virtio,
             events: digest,
             console_tail: console.into_tail(),
         }

@@ -3,6 +3,7 @@
 
 mod interrupts;
 mod io;
+mod paths;
 mod round_trip;
 mod running;
 mod support;

@@ -23,7 +23,7 @@ fn reborn(mut bench: Bench) -> Bench {
 fn restore(bench: &Bench, state: &TransportV1) -> Result<(VirtioPci, crate::Quiet), StateError> {
     let device = Sevens { gate: None, activated: bench.activated.clone() };
     let memory = bench.guest.memory.clone();
-    VirtioPci::restore(Box::new(device), memory, bench.recorder.clone(), true, state)
+    VirtioPci::restore(Box::new(device), memory, bench.recorder.clone(), Rings::Inline, state)
 }
 
 #[test]

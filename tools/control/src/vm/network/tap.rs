@@ -1,6 +1,7 @@
 //! A tap device behind a card.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,6 +44,10 @@ impl Waiter for OnTapWaiter {
 
     fn wake(&self) {
         self.0.wake();
+    }
+
+    fn event(&self) -> Option<Arc<OwnedFd>> {
+        Some(self.0.event())
     }
 }
 

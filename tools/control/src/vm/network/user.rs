@@ -1,5 +1,6 @@
 //! The user network behind a card.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use net::host::{Sockets, search_domains};
@@ -63,6 +64,10 @@ impl Waiter for UserWaiter {
 
     fn wake(&self) {
         self.0.wake();
+    }
+
+    fn event(&self) -> Option<Arc<OwnedFd>> {
+        Some(self.0.event())
     }
 }
 
