@@ -119,6 +119,8 @@ enum BenchOf {
     Net(bench::net::Options),
     /// Times reads and writes of a virtio disk in QEMU TCG and in roof
     Disk(bench::disk::Options),
+    /// Times the start of one kernel on KVM in roof, kvmtool and QEMU, in an emulated machine
+    Nested(bench::nested::Options),
 }
 
 #[derive(Subcommand)]
@@ -150,6 +152,10 @@ fn main() -> Result<()> {
         }
         Chore::Bench { of: Some(BenchOf::Net(options)), .. } => bench::net::run(&root, &options),
         Chore::Bench { of: Some(BenchOf::Disk(options)), .. } => bench::disk::run(&root, &options),
+        Chore::Bench { of: Some(BenchOf::Nested(options)), .. } => {
+            let roof = cargo::build_roof(&root)?;
+            bench::nested::run(&root, &roof, &options)
+        }
         Chore::Soak { of: Some(SoakOf::Kill(options)), .. } => soak::kill::run(&root, &options),
         Chore::Soak { options, of: None } => soak::run(&root, &options),
         Chore::Bench { runs, of: None } => {

@@ -4,6 +4,7 @@ mod boot;
 pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod memory;
+pub(crate) mod nested;
 pub(crate) mod net;
 mod table;
 

@@ -4,6 +4,8 @@
 //! Runs anywhere, slowly: two layers of software under the guest. Invariant: a test binary that
 //! skips for want of hardware fails its case; here the hardware is built for it.
 
+mod virtio;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,14 +21,18 @@ use crate::cargo;
 const MODULES: [&str; 4] =
     ["virt/lib/irqbypass", "drivers/crypto/ccp/ccp", "arch/x86/kvm/kvm", "arch/x86/kvm/kvm-amd"];
 
-/// What PID 1 of the outer guest does; `@` separates what the report looks for.
-const INIT: &str = r#"#!/bin/busybox sh
+/// How PID 1 of every outer guest begins.
+const HEAD: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root TERM=dumb
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /tmp /root; mount -t tmpfs tmp /tmp
 for m in /modules/*.ko; do insmod $m || echo "@insmod $m failed"; done
 ls -l /dev/kvm
+"#;
+
+/// What it does then; `@` separates what the report looks for.
+const WORK: &str = r#"
 if [ -e /guest-kernel ]; then
   echo "@doctor"; /roof doctor
   for c in 1 2; do
@@ -95,6 +101,7 @@ const BOOTS: [&str; 4] = [
 struct Wanted {
     boots: bool,
     tests: Vec<&'static TestBinary>,
+    virtio: bool,
 }
 
 impl Wanted {
@@ -103,6 +110,7 @@ impl Wanted {
         Self {
             boots: BOOTS.into_iter().any(asked),
             tests: TESTS.iter().filter(|test| asked(test.case)).collect(),
+            virtio: virtio::CASES.into_iter().any(asked),
         }
     }
 }
@@ -142,8 +150,12 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
         let bounded = most.is_some_and(|most| (LEAST_KIB..MOST_KIB).contains(&most));
         seen.expect(bounded, "success and 2 to 10 MiB")
     });
-    for test in wanted.tests {
+    for test in &wanted.tests {
         report.case(test.case, || Ok(judge(test, &tests.stdout)));
+    }
+    if wanted.virtio {
+        let outer = kernels::fetch(roof, "linux-image-amd64")?;
+        virtio::cases(&mut report, root, roof, &outer)?;
     }
     report.close()
 }
@@ -179,7 +191,7 @@ fn boot(root: &Path, roof: &Path, wanted: &Wanted) -> Result<Seen> {
     let folder = tempfile::tempdir()?;
     let tree = |name: &str| -> Result<PathBuf> {
         let tree = folder.path().join(name);
-        base(&tree, &outer)?;
+        base(&tree, &outer, WORK)?;
         Ok(tree)
     };
     let (for_boots, for_tests) = (tree("boots")?, tree("tests")?);
@@ -193,40 +205,47 @@ fn boot(root: &Path, roof: &Path, wanted: &Wanted) -> Result<Seen> {
         arguments.extend(test.target);
         install(root, &for_tests.join("tests").join(test.file), &arguments)?;
     }
-    let start = |asked: bool, tree: &Path, cpus: &[&str]| -> Result<Output> {
-        if !asked {
-            let (stdout, stderr) = (String::new(), String::new());
-            return Ok(Output { status: None, killed: false, stdout, stderr });
-        }
-        let initrd = pack(root, tree)?;
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-cpu", "max,+svm", "-m", "2048"]).args(cpus);
-        qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-        qemu.arg("-kernel").arg(&outer).arg("-initrd").arg(&initrd);
-        qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
-        run(&mut qemu, "", Duration::from_secs(900))
-    };
-    let boots = start(wanted.boots, &for_boots, &["-accel", "tcg,thread=multi", "-smp", "2"])?;
+    let nothing =
+        || Output { status: None, killed: false, stdout: String::new(), stderr: String::new() };
+    let several = ["-accel", "tcg,thread=multi", "-smp", "2"];
     let alone = ["-accel", "tcg,thread=single", "-smp", "1"];
-    let tests = start(!wanted.tests.is_empty(), &for_tests, &alone)?;
+    let boots = match wanted.boots {
+        true => start(root, &for_boots, &outer, &several)?,
+        false => nothing(),
+    };
+    let tests = match wanted.tests.is_empty() {
+        true => nothing(),
+        false => start(root, &for_tests, &outer, &alone)?,
+    };
     Ok(Seen { boots, tests })
 }
 
+/// Boots an outer guest of this tree to its end.
+pub(crate) fn start(root: &Path, tree: &Path, outer: &Path, cpus: &[&str]) -> Result<Output> {
+    let initrd = pack(root, tree)?;
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-cpu", "max,+svm", "-m", "2048"]).args(cpus);
+    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    qemu.arg("-kernel").arg(outer).arg("-initrd").arg(&initrd);
+    qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
+    run(&mut qemu, "", Duration::from_secs(900))
+}
+
 /// Lays out the outer guest's initramfs: PID 1, busybox, KVM's modules.
-fn base(tree: &Path, outer: &Path) -> Result<()> {
+pub(crate) fn base(tree: &Path, outer: &Path, work: &str) -> Result<()> {
     for part in ["bin", "dev", "proc", "sys", "modules", "tests"] {
         fs::create_dir_all(tree.join(part))?;
     }
     let busybox =
         String::from_utf8(Command::new("sh").args(["-c", "command -v busybox"]).output()?.stdout)?;
     fs::copy(busybox.trim(), tree.join("bin/busybox")).context("busybox")?;
-    fs::write(tree.join("init"), INIT)?;
+    fs::write(tree.join("init"), format!("{HEAD}{work}"))?;
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
     modules(outer, &tree.join("modules"))
 }
 
 /// Packs the tree as an initramfs.
-fn pack(root: &Path, tree: &Path) -> Result<PathBuf> {
+pub(crate) fn pack(root: &Path, tree: &Path) -> Result<PathBuf> {
     let initrd = tree.with_extension("cpio");
     let script = format!(
         "cd '{}' && find . | cpio --quiet -o -H newc > '{}'",
@@ -277,7 +296,7 @@ fn module_folder(kernel: &Path) -> Result<PathBuf> {
 }
 
 /// Builds a program with no shared libraries and copies it.
-fn install(root: &Path, to: &Path, arguments: &[&str]) -> Result<()> {
+pub(crate) fn install(root: &Path, to: &Path, arguments: &[&str]) -> Result<()> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let mut words = arguments.to_vec();
     words.extend(["--release", "--target", TARGET, "--message-format", "json"]);

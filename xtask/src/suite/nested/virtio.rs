@@ -1,0 +1,91 @@
+//! Virtio devices on KVM: the host's root, the network's lease, a disk image, as a user has them.
+//!
+//! Invariant: what the guest read of a device is compared with what is on the other side of it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{base, between, install, start};
+use crate::suite::{Output, Report, kernels};
+
+/// The cases, in the order of the outer guest's work.
+pub(super) const CASES: [&str; 4] = [
+    "virtio_on_kvm_the_host_s_root_runs_true",
+    "virtio_on_kvm_host_files_and_a_network_lease",
+    "virtio_on_kvm_doorbells_and_messages_stay_in_the_kernel",
+    "virtio_on_kvm_a_qcow2_disk_keeps_what_was_written",
+];
+
+/// What PID 1 of the outer guest does, once KVM is there.
+const WORK: &str = r#"
+cd /; kernel=$(ls /kernel/boot/vmlinuz*)
+mkdir -p /etc; echo 'nameserver 192.0.2.1' > /etc/resolv.conf
+echo 'a file of the host' > /etc/of-the-host
+run="/roof run --engine kvm -c 1 -m 256M -q --json /tmp/report"
+echo "@root"; $run $kernel -- true; echo "@status root $?"
+/roof disk create /tmp/disk.qcow2 16M
+echo "@devices"
+$run -d /tmp/disk.qcow2 $kernel -- sh -c 'cat /etc/of-the-host; ip -4 addr show eth0; ping -c 3 10.0.2.2
+  seq 1 200000 | dd of=/dev/vda bs=64k conv=fsync 2>/dev/null'
+echo "@status devices $?"
+echo "@counts"; grep -E '(doorbells|messages)_' /tmp/report; echo "@status counts 0"
+echo "@sum"; seq 1 200000 | sha256sum; echo "@status sum 0"
+echo "@again"; /roof disk check /tmp/disk.qcow2 && $run --net none --root none -d /tmp/disk.qcow2 $kernel -- \
+  sh -c 'head -c 1288895 /dev/vda | sha256sum'
+echo "@status again $?"
+echo "@done"
+poweroff -f
+"#;
+
+/// Boots the outer guest, which boots three, and judges what they said.
+pub(super) fn cases(report: &mut Report, root: &Path, roof: &Path, outer: &Path) -> Result<()> {
+    let seen = boot(root, roof, outer)?;
+    let part = |name: &str| between(&seen.stdout, &format!("@{name}"));
+    let succeeded = |name: &str| seen.stdout.contains(&format!("@status {name} 0"));
+    report.case(CASES[0], || seen.expect(succeeded("root"), "status 0"));
+    report.case(CASES[1], || {
+        let said = part("devices");
+        let words = ["a file of the host", "inet 10.0.2.15/24", "3 packets received"];
+        let all = words.iter().all(|words| said.contains(words));
+        seen.expect(all && succeeded("devices"), &words.join(", "))
+    });
+    report.case(CASES[2], || {
+        let count = |name: &str| -> u64 {
+            let rest = part("counts").split_once(&format!("\"{name}\": ")).map_or("", |(_, r)| r);
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap_or_default()
+        };
+        let (kernel, routed) = (count("doorbells_kernel"), count("messages_routed"));
+        println!("  {kernel} doorbells in the kernel, {routed} messages by routes");
+        seen.expect(kernel > 0 && routed > 0, "doorbells and messages through the kernel alone")
+    });
+    report.case(CASES[3], || {
+        let sum = |name: &str| {
+            let line = part(name).lines().find(|line| line.trim_end().ends_with("  -"));
+            line.map(|line| line.trim().to_owned())
+        };
+        let same = sum("sum").is_some() && sum("sum") == sum("again");
+        seen.expect(same && succeeded("again"), "the sum of what was written")
+    });
+    Ok(())
+}
+
+fn boot(root: &Path, roof: &Path, outer: &Path) -> Result<Output> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("virtio");
+    base(&tree, outer, WORK)?;
+    let guest = kernels::fetch(roof, "linux-image-cloud-amd64")?;
+    // BOOT/vmlinuz-VERSION of an unpacked package, with lib beside BOOT.
+    let package = guest.parent().and_then(Path::parent).context("a kernel lies in a package")?;
+    let into = tree.join("kernel");
+    fs::create_dir_all(&into)?;
+    crate::cargo::run(
+        package,
+        "cp",
+        &["-r", "boot", "lib", into.to_str().context("a path in UTF-8")?],
+    )?;
+    install(root, &tree.join("roof"), &["build", "--package", "oneroof-cli"])?;
+    start(root, &tree, outer, &["-accel", "tcg,thread=multi", "-smp", "2"])
+}
