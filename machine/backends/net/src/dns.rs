@@ -1,8 +1,8 @@
 //! The name server that the guest sees: a relay to the host's (RFC 1035, RFC 5625).
 //!
 //! Each query goes out by a socket of its own, so under a random port, and to the next of the host's
-//! name servers if one does not answer; a guest that hears from none is told so. Over TCP the guest
-//! speaks with the first of them (crate::stack). Invariant: at most [`QUERIES`] are under way, and an answer
+//! name servers if one does not answer; a guest that hears from none is told so. Over TCP, for answers that
+//! are cut (TC) or for whoever likes, the guest speaks with the first of them that takes the connection (crate::tcp). Invariant: at most [`QUERIES`] are under way, and an answer
 //! belongs to a query by its socket, identification and question.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::slab::{Kind, Slab};
 /// Queries under way at most; the oldest makes way.
 pub const QUERIES: usize = 128;
 /// A name server that has not answered so long is passed over.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Name servers that are asked at most.
 const SERVERS: usize = 6;
 const HEADER: usize = 12;
@@ -56,8 +56,7 @@ impl<H: Host> Dns<H> {
         if let Some(key) = old.or_else(|| self.oldest_if_full()) {
             self.table.remove(key);
         }
-        let mut servers = cx.host.resolvers();
-        servers.truncate(SERVERS);
+        let mut servers = servers(&mut cx.host);
         servers.reverse();
         let query =
             Query { guest, relay, bytes: bytes.to_vec(), socket: None, servers, deadline: cx.now };
@@ -139,6 +138,13 @@ impl<H: Host> Dns<H> {
             self.table.remove(key);
         }
     }
+}
+
+/// The host's name servers in their order, not too many.
+pub(crate) fn servers<H: Host>(host: &mut H) -> Vec<SocketAddr> {
+    let mut servers = host.resolvers();
+    servers.truncate(SERVERS);
+    servers
 }
 
 /// Bytes of the first question, name and type and class, if there is one of sound shape.

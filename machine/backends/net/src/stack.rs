@@ -15,7 +15,7 @@ use smoltcp::wire::{
 
 use crate::config::{Config, ConfigError, Place};
 use crate::context::{Context, Counters};
-use crate::dns::Dns;
+use crate::dns::{self, Dns};
 use crate::forward::{Forward, ForwardError, Forwards};
 use crate::fragments::{Fragments, Name, Place as FragmentPlace};
 use crate::frame::{FRAME_MAX, Incoming, Offload, Outgoing};
@@ -402,11 +402,12 @@ impl<H: Host> Stack<H> {
         if !self.is_one(ends.1) {
             return Err(Drop::Ignored);
         }
-        let target = match self.cx.config.place(ends.1) {
-            Place::Dns if remote.port() == DNS_PORT => self.cx.host.resolvers().first().copied(),
-            _ => self.cx.config.outside(remote),
-        };
-        self.tcp.segment(&mut self.cx, Flow { guest, remote }, &segment, target);
+        self.tcp.segment(&mut self.cx, Flow { guest, remote }, &segment, |cx| {
+            match cx.config.place(remote.ip()) {
+                Place::Dns if remote.port() == DNS_PORT => dns::servers(&mut cx.host),
+                _ => cx.config.outside(remote).into_iter().collect(),
+            }
+        });
         Ok(())
     }
 

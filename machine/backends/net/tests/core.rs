@@ -4,7 +4,7 @@
 #[path = "common/script.rs"]
 mod script;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use net::Config;
@@ -12,7 +12,7 @@ use script::{GATEWAY, GUEST, Script, WORLD};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress,
-    EthernetProtocol, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, TcpControl,
+    EthernetProtocol, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, TcpControl, TcpRepr,
 };
 
 #[test]
@@ -92,6 +92,38 @@ fn a_reset_after_both_ends_does_not_take_from_the_host_what_it_has_yet_to_pass_o
         script.tcp(TcpControl::Rst, 1004, None, 0, &[]);
         assert_eq!((script.stack.flows().0, script.wires.borrow().aborted), (0, !both));
     }
+}
+
+#[test]
+fn name_service_over_tcp_goes_to_the_next_server_when_one_refuses_or_is_silent() {
+    let mut script = Script::new();
+    let servers: Vec<SocketAddr> = (1..=3).map(|n| ([192, 0, 2, n], 53).into()).collect();
+    script.wires.borrow_mut().resolvers = servers.clone();
+    script.remote = Ipv4Addr::new(10, 0, 2, 3);
+    let syn = TcpRepr { dst_port: 53, ..Script::plain(TcpControl::Syn, 999, None, 1000, &[]) };
+    script.segment(&syn);
+    assert_eq!(script.wires.borrow().to, Some(servers[0]));
+    script.wires.borrow_mut().refused = true;
+    script.event();
+    assert_eq!(script.wires.borrow().to, Some(servers[1]));
+    script.wires.borrow_mut().refused = false;
+    script.stack.advance(script.stack.deadline().expect("a timer"));
+    assert_eq!(script.wires.borrow().to, Some(servers[2]));
+    assert_eq!(script.seen(), None, "the host still connects");
+    assert!(script.stack.deadline() < Some(Duration::from_secs(4 + 120)));
+    script.wires.borrow_mut().connected = true;
+    script.event();
+    assert_eq!(script.seen().map(|seen| seen.control), Some(TcpControl::Syn));
+    // When the last one refuses, the guest is told.
+    script.stack.reset();
+    (script.wires.borrow_mut().refused, script.wires.borrow_mut().connected) = (true, false);
+    script.segment(&syn);
+    for _ in 0..2 {
+        assert_eq!(script.seen().map(|seen| seen.control), None);
+        script.event();
+    }
+    assert_eq!(script.seen().map(|seen| seen.control), Some(TcpControl::Rst));
+    assert_eq!(script.stack.flows().0, 0);
 }
 
 #[test]

@@ -312,6 +312,55 @@ fn an_answer_too_long_for_the_link_is_cut_and_there_over_tcp() {
     guest.until("an answer", |guest| guest.tcp(handle).recv_queue() == 4);
 }
 
+/// A name server whose datagrams are cut, and whose answers over TCP are whole (RFC 1035, section 4.2.2).
+fn cutting_name_server(long: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let socket = UdpSocket::bind(address).expect("the same port");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            buffer[2] |= 0x82;
+            socket.send_to(&buffer[..length], from).expect("sent");
+        }
+    });
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+                stream.read_exact(&mut message).expect("a query");
+                message[2] |= 0x80;
+                message.extend(&long);
+                let length = (message.len() as u16).to_be_bytes();
+                stream.write_all(&[&length[..], &message].concat()).expect("written");
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn what_a_name_server_cuts_is_asked_again_over_tcp_of_one_that_takes_the_connection() {
+    let long: Vec<u8> = (0..20_000).map(|at| (at / 3) as u8).collect();
+    // The first answers datagrams only.
+    let servers = vec![name_server(Vec::new()), cutting_name_server(long.clone())];
+    let mut guest = Guest::with_resolvers(Config::default(), vec![servers[1]]);
+    assert_eq!(ask(&mut guest)[2] & 0x82, 0x82, "cut");
+    let mut guest = Guest::with_resolvers(Config::default(), servers);
+    let handle = guest.connect((DNS, 53).into(), 65_536);
+    guest.until("a connection", |guest| guest.tcp(handle).may_send());
+    for _ in 0..2 {
+        let framed = [&(QUERY.len() as u16).to_be_bytes()[..], QUERY].concat();
+        guest.tcp(handle).send_slice(&framed).expect("sent");
+        let wanted = 2 + QUERY.len() + long.len();
+        guest.until("an answer", |guest| guest.tcp(handle).recv_queue() >= wanted);
+        let mut answer = vec![0; wanted];
+        assert_eq!(guest.tcp(handle).recv_slice(&mut answer), Ok(wanted));
+        assert_eq!((&answer[2..4], &answer[2 + QUERY.len()..]), (&QUERY[..2], &long[..]));
+    }
+}
+
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port()

@@ -4,6 +4,7 @@
 //! connection that is `Open` has exchanged SYNs; it ends when both directions have, or by a reset.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use smoltcp::wire::{TcpControl, TcpRepr};
@@ -12,6 +13,7 @@ use super::Flow;
 use super::receive::Receive;
 use super::send::{Acknowledgement, Send};
 use super::sequence;
+use crate::dns::PATIENCE;
 use crate::host::{Ready, Stream};
 
 /// The host tries to connect no longer than this.
@@ -67,6 +69,8 @@ pub(super) struct Connection<S> {
     pub(super) ack_due: bool,
     pub(super) duplicates_due: u8,
     pub(super) probe_due: bool,
+    /// Where else the host may connect to, the last one first.
+    pub(super) targets: Vec<SocketAddr>,
     readable: bool,
     probes: u8,
     deadline: Duration,
@@ -98,10 +102,17 @@ impl<S: Stream> Connection<S> {
             ack_due: false,
             duplicates_due: 0,
             probe_due: false,
+            targets: Vec::new(),
             readable: true,
             probes: 0,
             deadline: now + CONNECT,
         }
+    }
+
+    /// The host connects, for so long; then to the next of `targets`.
+    pub(super) fn connects(&mut self, targets: Vec<SocketAddr>, now: Duration) {
+        self.deadline = now + if targets.is_empty() { CONNECT } else { PATIENCE };
+        self.targets = targets;
     }
 
     /// Takes the options of the guest's SYN; `mss` is what the link allows.

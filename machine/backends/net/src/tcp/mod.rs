@@ -64,13 +64,14 @@ impl<H: Host> Tcp<H> {
         self.table.len()
     }
 
-    /// A segment of the guest; `target` is where its other end is on the host, if anywhere.
+    /// A segment of the guest; `targets` says where its other end is on the host: the first that takes
+    /// the connection.
     pub(crate) fn segment(
         &mut self,
         cx: &mut Context<H>,
         flow: Flow,
         segment: &TcpRepr<'_>,
-        target: Option<SocketAddr>,
+        targets: impl FnOnce(&mut Context<H>) -> Vec<SocketAddr>,
     ) {
         let is_first = segment.control == TcpControl::Syn && segment.ack_number.is_none();
         let mut known = self.flows.get(&flow).copied();
@@ -84,7 +85,10 @@ impl<H: Host> Tcp<H> {
         let Some(key) = known else {
             match segment.control {
                 TcpControl::Rst => (),
-                TcpControl::Syn if is_first => self.open(cx, flow, segment, target),
+                TcpControl::Syn if is_first => {
+                    let targets = targets(cx);
+                    self.open(cx, flow, segment, targets);
+                }
                 _ => Self::send_reset(cx, flow, &emit::reset_for(segment)),
             }
             return;
@@ -104,28 +108,46 @@ impl<H: Host> Tcp<H> {
         cx: &mut Context<H>,
         flow: Flow,
         segment: &TcpRepr<'_>,
-        target: Option<SocketAddr>,
+        mut targets: Vec<SocketAddr>,
     ) {
-        let Some(target) = target else {
-            cx.counters.refused += 1;
-            return Self::send_reset(cx, flow, &emit::reset_for(segment));
-        };
+        cx.counters.refused += u64::from(targets.is_empty());
+        targets.reverse();
         let next = sequence::plus(segment.seq_number.0 as u32, 1);
         let start = self.start(cx, flow, State::Connecting, next);
         let mss = emit::link_mss(&cx.config, flow.guest.ip());
-        let made = self.insert(cx, &start, |host, key| host.connect(key, target));
-        match made {
-            Some(Ok(key)) => {
-                let one = self.table.get_mut(key).expect("it was just made");
-                one.agree(segment, mss);
-                // On a fake host, or to the host itself, it may be there already.
-                let fate = one.host_event(Ready::default(), &mut cx.scratch, cx.now);
-                self.settle(cx, key, fate);
+        while let Some(target) = targets.pop() {
+            let made = self.insert(cx, &start, |host, key| host.connect(key, target));
+            match made {
+                Some(Ok(key)) => {
+                    let one = self.table.get_mut(key).expect("it was just made");
+                    one.agree(segment, mss);
+                    one.connects(targets, cx.now);
+                    // On a fake host, or to the host itself, it may be there already.
+                    let fate = one.host_event(Ready::default(), &mut cx.scratch, cx.now);
+                    return self.settle(cx, key, fate);
+                }
+                Some(Err(_)) => (),
+                // The guest asks again in a second.
+                None => return cx.counters.table_full += 1,
             }
-            Some(Err(_)) => Self::send_reset(cx, flow, &emit::reset_for(segment)),
-            // The guest asks again in a second.
-            None => cx.counters.table_full += 1,
         }
+        Self::send_reset(cx, flow, &emit::reset_for(segment));
+    }
+
+    /// The host could not connect: perhaps it can to the next of the targets. Says whether it tries.
+    fn connect_elsewhere(&mut self, cx: &mut Context<H>, key: Key) -> bool {
+        let one = self.table.get_mut(key).expect("callers have it");
+        while one.state == State::Connecting
+            && let Some(target) = one.targets.pop()
+        {
+            if let Ok(stream) = cx.host.connect(key, target) {
+                one.stream = stream;
+                let others = std::mem::take(&mut one.targets);
+                one.connects(others, cx.now);
+                return true;
+            }
+        }
+        false
     }
 
     /// Somebody has connected to a forwarded port, so the guest's `port` is. Says whether to try for more.
@@ -203,7 +225,10 @@ impl<H: Host> Tcp<H> {
     }
 
     /// What is to be done after something happened to a connection.
-    fn settle(&mut self, cx: &mut Context<H>, key: Key, fate: Fate) {
+    fn settle(&mut self, cx: &mut Context<H>, key: Key, mut fate: Fate) {
+        if fate == Fate::ResetGuest && self.connect_elsewhere(cx, key) {
+            fate = Fate::Goes;
+        }
         let one = self.table.get_mut(key).expect("callers have it");
         if fate == Fate::Goes {
             if !one.queued && one.has_output() {

@@ -31,6 +31,7 @@ pub struct Wires {
     pub ended: bool,
     pub finished: bool,
     pub aborted: bool,
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Default)]
@@ -66,7 +67,7 @@ impl Host for Fake {
         Err(io::ErrorKind::PermissionDenied.into())
     }
     fn resolvers(&mut self) -> Vec<SocketAddr> {
-        Vec::new()
+        self.0.borrow().resolvers.clone()
     }
 }
 
@@ -117,6 +118,8 @@ pub struct Script {
     pub stack: Stack<Fake>,
     pub wires: Rc<RefCell<Wires>>,
     pub buffer: Vec<u8>,
+    /// Where the guest's segments go.
+    pub remote: Ipv4Addr,
 }
 
 /// A TCP segment to the guest, in short.
@@ -138,7 +141,12 @@ impl Script {
         let wires = Rc::clone(&fake.0);
         wires.borrow_mut().room = usize::MAX;
         let config = Config { ipv6: None, ..Config::default() };
-        Self { stack: Stack::new(config, fake).expect("sound"), wires, buffer: vec![0; FRAME_MAX] }
+        Self {
+            stack: Stack::new(config, fake).expect("sound"),
+            wires,
+            buffer: vec![0; FRAME_MAX],
+            remote: WORLD,
+        }
     }
 
     pub fn ethernet(protocol: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
@@ -221,14 +229,14 @@ impl Script {
 
     pub fn segment(&mut self, segment: &TcpRepr<'_>) {
         let mut bytes = vec![0; segment.buffer_len()];
-        let (from, to) = (GUEST.into(), WORLD.into());
+        let (from, to) = (GUEST.into(), self.remote.into());
         segment.emit(
             &mut TcpPacket::new_unchecked(&mut bytes),
             &from,
             &to,
             &ChecksumCapabilities::default(),
         );
-        self.ip(GUEST, WORLD, IpProtocol::Tcp, &bytes);
+        self.ip(GUEST, self.remote, IpProtocol::Tcp, &bytes);
     }
 
     pub fn udp(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
