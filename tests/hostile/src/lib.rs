@@ -19,6 +19,7 @@ mod irqchip;
 mod machine;
 mod network;
 mod network_card;
+mod saved_state;
 mod shared_folders;
 mod virtio;
 mod virtio_devices;
@@ -33,6 +34,7 @@ pub use crate::irqchip::irqchip;
 pub use crate::machine::ports_and_mmio;
 pub use crate::network::network;
 pub use crate::network_card::network_card;
+pub use crate::saved_state::saved_state;
 pub use crate::shared_folders::shared_folders;
 pub use crate::virtio::virtio;
 pub use crate::virtio_devices::virtio_devices;
@@ -51,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     ("network", network),
     ("network_card", network_card),
     ("ports_and_mmio", ports_and_mmio),
+    ("saved_state", saved_state),
     ("shared_folders", shared_folders),
     ("virtio", virtio),
     ("virtio_devices", virtio_devices),

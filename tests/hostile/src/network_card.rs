@@ -41,8 +41,7 @@ pub fn network_card(data: &[u8]) {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
     let mut cursor = Cursor::new(data);
     let setting = cursor.u8();
-    let seen = Arc::new(Mutex::new(Seen { frames: 0, sizes: cursor.take(16).to_vec() }));
-    let link = Link { seen: seen.clone(), offload: Offload::default() };
+    let (link, seen) = link(0, cursor.take(16));
     let line = Arc::new(Line::default());
     let card = Box::new(Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500));
     let mut function = VirtioPci::new(card, memory.clone(), line.clone(), virtio::Rings::Inline);
@@ -182,7 +181,7 @@ impl Interrupter for Line {
     }
 }
 
-struct Seen {
+pub(crate) struct Seen {
     /// Frames that wait for the guest.
     frames: u32,
     /// What their lengths are made of.
@@ -190,9 +189,22 @@ struct Seen {
 }
 
 /// A network that panics when it is given what the seam promises it never is.
-struct Link {
+pub(crate) struct Link {
     seen: Arc<Mutex<Seen>>,
     offload: Offload,
+}
+
+/// A network with so many frames for the guest, and what can have more put there.
+pub(crate) fn link(frames: u32, sizes: &[u8]) -> (Link, Arc<Mutex<Seen>>) {
+    let seen = Arc::new(Mutex::new(Seen { frames, sizes: sizes.to_vec() }));
+    (Link { seen: seen.clone(), offload: Offload::default() }, seen)
+}
+
+impl Seen {
+    /// More frames for the guest.
+    pub(crate) fn add(&mut self, frames: u32) {
+        self.frames += frames;
+    }
 }
 
 struct Nowhere;

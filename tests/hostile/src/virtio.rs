@@ -29,7 +29,7 @@ const BAR_BYTES: u64 = 0x8000;
 /// The device panicked, asked its disk for what it has not, or wrote outside of what it may.
 pub fn virtio(data: &[u8]) {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("128 KiB can be had"));
-    let disk = Arc::new(Small { bytes: Mutex::new(vec![0; CAPACITY as usize]) });
+    let disk = Small::empty();
     let line = Arc::new(Line::default());
     let mut cursor = Cursor::new(data);
     let setting = cursor.u8();
@@ -208,11 +208,15 @@ impl Interrupter for Line {
 
 /// A disk in memory that panics when it is asked for what the seam promises it never is.
 #[derive(Debug)]
-struct Small {
+pub(crate) struct Small {
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Small {
+    pub(crate) fn empty() -> Arc<Self> {
+        Arc::new(Self { bytes: Mutex::new(vec![0; CAPACITY as usize]) })
+    }
+
     fn check(offset: u64, length: u64) -> std::ops::Range<usize> {
         assert!(offset.is_multiple_of(512) && length.is_multiple_of(512) && length > 0);
         assert!(offset < CAPACITY && length <= CAPACITY - offset);

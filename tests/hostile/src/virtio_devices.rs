@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use devices::pci::PciFunction;
 use memory::GuestMemory;
 use virtio::console::{self, Console};
-use virtio::input::Input;
+use virtio::input::{Input, Keyboard, Tablet};
 use virtio::vsock::{Host, Stirred, Stream, Vsock};
-use virtio::{Balloon, Device, Interrupter, VirtioPci, Waker};
+use virtio::{Balloon, BalloonControl, Device, Interrupter, VirtioPci, Waker};
 use x86::GuestPhys;
 
 use crate::cursor::Cursor;
@@ -28,12 +28,15 @@ const BAR_BYTES: u64 = 0x8000;
 const DEVICE: u64 = 0x2000;
 
 /// A device and what the host does to it: a number says what.
-struct Bench {
-    function: VirtioPci,
-    memory: Arc<GuestMemory>,
-    queues: u16,
-    host: Box<dyn FnMut(&mut Cursor<'_>)>,
+pub(crate) struct Bench {
+    pub(crate) function: VirtioPci,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) queues: u16,
+    pub(crate) host: HostSide,
 }
+
+/// Does to a device what a host may.
+pub(crate) type HostSide = Box<dyn FnMut(&mut Cursor<'_>)>;
 
 /// Bytes as what a driver does to one of the devices.
 ///
@@ -50,25 +53,35 @@ pub fn virtio_devices(data: &[u8]) {
         }
         step(&mut bench, &mut cursor);
     }
+    mend(&mut bench);
+}
+
+/// Whatever happened, a reset ends it and the device can be had again.
+pub(crate) fn mend(bench: &mut Bench) {
     bench.function.bar_write(0, 0x14, &[0]);
     for queue in 0..bench.queues {
         put(&bench.memory, ring(queue) + AVAILABLE, &[0; 4]);
     }
-    negotiate(&mut bench, 1 << 32);
+    negotiate(bench, 1 << 32);
     let mut status = [0];
     bench.function.bar_read(0, 0x14, &mut status);
     assert_eq!(status, [0xf], "empty rings are sound ones");
 }
 
-fn bench(which: u8) -> Bench {
+pub(crate) fn bench(which: u8) -> Bench {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
     let (device, host) = device(which, &memory);
+    around(device, host, memory)
+}
+
+/// A device with its host's side.
+pub(crate) fn around(device: Box<dyn Device>, host: HostSide, memory: Arc<GuestMemory>) -> Bench {
     let queues = device.queue_sizes().len() as u16;
     let function = VirtioPci::new(device, memory.clone(), Arc::new(Nobody), virtio::Rings::Inline);
     Bench { function, memory, queues, host }
 }
 
-type Made = (Box<dyn Device>, Box<dyn FnMut(&mut Cursor<'_>)>);
+pub(crate) type Made = (Box<dyn Device>, HostSide);
 
 fn device(which: u8, memory: &Arc<GuestMemory>) -> Made {
     match which % 5 {
@@ -81,60 +94,79 @@ fn device(which: u8, memory: &Arc<GuestMemory>) -> Made {
 }
 
 fn console() -> Made {
-    let sink = || -> console::Output { Box::new(|bytes: &[u8]| assert!(!bytes.is_empty())) };
     let device = Console::with_ports(sink(), vec![("agent".into(), sink())]);
-    let control = device.control();
-    let host = move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
+    let host = console_host(device.control());
+    (Box::new(device), host)
+}
+
+/// Where a console's output goes.
+pub(crate) fn sink() -> console::Output {
+    Box::new(|bytes: &[u8]| assert!(!bytes.is_empty()))
+}
+
+pub(crate) fn console_host(control: console::ConsoleControl) -> HostSide {
+    Box::new(move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
         0 => control.resize(cursor.u16(), cursor.u16()),
         _ => {
             let port = usize::from(cursor.u8() & 3);
             control.input(port, cursor.take(16));
         }
-    };
-    (Box::new(device), Box::new(host))
+    })
 }
 
 fn keyboard() -> Made {
     let (device, keyboard) = Input::keyboard();
-    let host = move |cursor: &mut Cursor<'_>| {
+    (Box::new(device), keyboard_host(keyboard))
+}
+
+pub(crate) fn keyboard_host(keyboard: Keyboard) -> HostSide {
+    Box::new(move |cursor: &mut Cursor<'_>| {
         keyboard.key(cursor.u16() & 0x1ff, cursor.u8() & 1 == 1);
-    };
-    (Box::new(device), Box::new(host))
+    })
 }
 
 fn tablet() -> Made {
     let (device, tablet) = Input::tablet();
-    let host = move |cursor: &mut Cursor<'_>| {
+    (Box::new(device), tablet_host(tablet))
+}
+
+pub(crate) fn tablet_host(tablet: Tablet) -> HostSide {
+    Box::new(move |cursor: &mut Cursor<'_>| {
         tablet.move_to(cursor.u32(), cursor.u32());
         tablet.button(cursor.u16(), true);
         tablet.wheel(cursor.u8().into(), cursor.u8().into());
-    };
-    (Box::new(device), Box::new(host))
+    })
 }
 
 fn balloon(memory: &Arc<GuestMemory>) -> Made {
     let balloon = Balloon::new(memory.clone());
-    let control = balloon.control();
-    let host = move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
+    let host = balloon_host(balloon.control());
+    (Box::new(balloon), host)
+}
+
+pub(crate) fn balloon_host(control: BalloonControl) -> HostSide {
+    Box::new(move |cursor: &mut Cursor<'_>| match cursor.u8() & 1 {
         0 => control.set_target_bytes(cursor.u64()),
         _ => control.request_statistics(),
-    };
-    (Box::new(balloon), Box::new(host))
+    })
 }
 
 /// Sockets whose host's side does at every call what the next bytes say.
 fn vsock() -> Made {
     let whims = Arc::new(Mutex::new(VecDeque::new()));
     let device = Vsock::new(3, Box::new(Fickle(whims.clone())));
-    let host = move |cursor: &mut Cursor<'_>| {
+    (Box::new(device), vsock_host(whims))
+}
+
+pub(crate) fn vsock_host(whims: Arc<Mutex<VecDeque<u8>>>) -> HostSide {
+    Box::new(move |cursor: &mut Cursor<'_>| {
         let count = usize::from(cursor.u8());
         whims.lock().expect("no holder panics").extend(cursor.take(count));
-    };
-    (Box::new(device), Box::new(host))
+    })
 }
 
 /// A host and its streams.
-struct Fickle(Arc<Mutex<VecDeque<u8>>>);
+pub(crate) struct Fickle(pub(crate) Arc<Mutex<VecDeque<u8>>>);
 
 impl Fickle {
     fn whim(&self) -> u8 {
@@ -170,6 +202,10 @@ impl Host for Fickle {
     fn accept(&mut self) -> Option<(u32, Box<dyn Stream>)> {
         let port = self.whim();
         (port & 1 == 1).then(|| self.stream().ok()).flatten().map(|stream| (port.into(), stream))
+    }
+
+    fn reopen(&mut self, _guest_port: u32, _host_port: u32) -> Option<Box<dyn Stream>> {
+        self.stream().ok()
     }
 
     fn stirred(&mut self) -> Vec<Stirred> {
@@ -221,7 +257,7 @@ fn put(memory: &GuestMemory, address: u64, bytes: &[u8]) {
 }
 
 /// What a sound driver does up to DRIVER_OK, with those of these features that the device has.
-fn negotiate(bench: &mut Bench, features: u64) {
+pub(crate) fn negotiate(bench: &mut Bench, features: u64) {
     let function = &mut bench.function;
     function.bar_write(0, 0x14, &[1]);
     function.bar_write(0, 0x14, &[3]);
@@ -249,7 +285,7 @@ fn negotiate(bench: &mut Bench, features: u64) {
     function.bar_write(0, 0x14, &[0xf]);
 }
 
-fn step(bench: &mut Bench, cursor: &mut Cursor<'_>) {
+pub(crate) fn step(bench: &mut Bench, cursor: &mut Cursor<'_>) {
     let operation = cursor.u8();
     let width = [1, 2, 4, 8][usize::from(operation >> 6)];
     let queue = u16::from(operation >> 3 & 7) % bench.queues;
@@ -308,7 +344,7 @@ fn offer(bench: &mut Bench, queue: u16, cursor: &mut Cursor<'_>) {
 }
 
 /// Hears no interrupt.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Interrupter for Nobody {
     fn message(&self, _vector: usize, _address: u64, _data: u32) {}

@@ -80,4 +80,4 @@ macro_rules! smoke {
 }
 
 smoke! { disk_images firmware host_files init_protocol interp irqchip network network_card
-ports_and_mmio shared_folders virtio virtio_devices }
+ports_and_mmio saved_state shared_folders virtio virtio_devices }

@@ -7,7 +7,7 @@
 //! Invariant: a command that is unknown, was not negotiated or is too short or long changes nothing and
 //! is answered with 1.
 
-use super::filter::{Filter, Mac};
+use super::filter::{Filter, Mac, is_one_card};
 use super::{CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, Offload};
 use crate::queue::{Broken, Chain};
 
@@ -66,7 +66,7 @@ impl Control {
             (ADDRESS, OWN_ADDRESS) => {
                 has(CTRL_MAC_ADDR)?;
                 let address: Mac = data.try_into().ok()?;
-                (address[0] & 1 == 0 && address != [0; 6]).then_some(())?;
+                is_one_card(address).then_some(())?;
                 self.new_address = Some(address);
             }
             (OFFLOADS, 0) => {

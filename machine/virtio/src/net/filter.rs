@@ -9,6 +9,11 @@ pub(super) const MOST: usize = 64;
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
 
+/// Whether it is one card's address: no group's, and not none.
+pub(super) fn is_one_card(address: Mac) -> bool {
+    address[0] & 1 == 0 && address != [0; 6]
+}
+
 /// What the driver asked for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {

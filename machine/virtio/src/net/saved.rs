@@ -3,7 +3,7 @@
 
 use snapshot::{Decoder, Encoder, Kind, SnapshotError, State};
 
-use super::filter::{Filter, MOST};
+use super::filter::{Filter, MOST, is_one_card};
 use super::{Backend, Net, Offload};
 use crate::state::StateError;
 
@@ -35,10 +35,16 @@ pub struct NetDriverV1 {
 
 impl Net {
     /// The card in a saved state, over a backend that does not know it yet.
-    pub fn restore(backend: Box<dyn Backend>, state: &NetV1) -> Self {
+    ///
+    /// # Errors
+    /// An address is none of a card.
+    pub fn restore(backend: Box<dyn Backend>, state: &NetV1) -> Result<Self, StateError> {
+        let given = state.driver.iter().map(|driver| driver.mac);
+        let sound = given.chain([state.mac]).all(is_one_card);
+        StateError::unless(sound, "an address of no card")?;
         let mut one = Self::new(backend, state.mac, state.mtu);
         one.resumed.clone_from(&state.driver);
-        one
+        Ok(one)
     }
 }
 

@@ -40,7 +40,7 @@ fn buffers_taken_ahead_and_the_driver_s_settings_are_there_again() {
         let ModelV1::Net(state) = state else { panic!("a card: {state:?}") };
         let driver = state.driver.as_ref().expect("it has one");
         assert_eq!((driver.mac, driver.offload), (NEW, [true, false, false]));
-        Box::new(Net::restore(Box::new(host), state))
+        Box::new(Net::restore(Box::new(host), state).expect("sound"))
     });
     assert_eq!((first.seen().mac, second.seen().mac), (NEW, NEW));
     assert_eq!(second.seen().offload, Offload { checksum: true, tcp4: false, tcp6: false });
@@ -68,11 +68,13 @@ fn settings_that_no_driver_makes_are_refused() {
         let mut net = net.clone();
         net.driver.as_mut().map(change);
         net.driver = net.driver.filter(|_| !without);
-        let mut card = Net::restore(Box::new(Memory::default()), &net);
+        let mut card = Net::restore(Box::new(Memory::default()), &net)?;
         card.resume(ALL & !GUEST_TSO4, Waker::none()).map(drop)
     };
     assert_eq!(resume(|_| {}, false), Ok(()));
     assert!(matches!(resume(|_| {}, true), Err(StateError::Impossible(_))));
+    assert!(resume(|driver| driver.mac = GROUP, false).is_err(), "a group's address");
+    assert!(resume(|driver| driver.mac = [0; 6], false).is_err(), "no address");
     assert!(resume(|driver| driver.offload[1] = true, false).is_err(), "not negotiated");
     assert!(resume(|driver| driver.tables[0] = vec![OWN; 65], false).is_err(), "too many");
 }
