@@ -14,7 +14,7 @@ use crate::format::{Format, HEAD, Probed, probe};
 use crate::host::HostFile;
 use crate::layer::Layer;
 use crate::locks;
-use crate::qcow2::{self, Header, Qcow2};
+use crate::qcow2::{self, Backing, Header, Qcow2};
 use crate::raw::Raw;
 
 /// Backing files behind each other.
@@ -44,59 +44,83 @@ fn behind(
     header: &Header,
     options: &OpenOptions,
 ) -> Result<Option<Arc<Layer>>, DiskError> {
-    let mut seen = vec![(file.identity()?, file.path().to_path_buf())];
-    // From the nearest to the farthest; each with its header if it is qcow2.
-    let mut files: Vec<(HostFile, Option<Header>)> = Vec::new();
+    let mut chain = Chain { seen: vec![(file.identity()?, file.path().to_path_buf())] };
+    // From the nearest to the farthest.
+    let mut links: Vec<Link> = Vec::new();
     let mut next = header.backing.clone();
     while let Some(named) = next {
-        let image = seen.last().map_or(file.path(), |(_, path)| path).to_path_buf();
-        if files.len() == DEPTH {
+        if links.len() == DEPTH {
             let path = file.path().to_path_buf();
             return Err(DiskError::BackingDepth { path, limit: DEPTH });
         }
+        let link = chain.open(&named, options)?;
+        next = link.header.as_ref().and_then(|header| header.backing.clone());
+        links.push(link);
+    }
+    let mut layer: Option<Arc<Layer>> = None;
+    while let Some(Link { file, header }) = links.pop() {
+        layer = Some(Arc::new(match header {
+            Some(header) => Layer::Qcow2(Box::new(Qcow2::open(file, header, layer, false)?)),
+            None => Layer::Raw(Raw::new(file, false)?),
+        }));
+    }
+    Ok(layer)
+}
+
+/// A file of a chain, with its header if it is qcow2.
+struct Link {
+    file: HostFile,
+    header: Option<Header>,
+}
+
+/// The files of a chain so far: what each is, and its path; never empty.
+struct Chain {
+    seen: Vec<((u64, u64), PathBuf)>,
+}
+
+impl Chain {
+    /// Opens the file that the last one names, where it may.
+    fn open(&mut self, named: &Backing, options: &OpenOptions) -> Result<Link, DiskError> {
+        let image = self.seen.last().expect("never empty").1.clone();
         let path = permitted(&image, &named.file, &options.backing)?;
         let in_image = |source: DiskError| DiskError::Backing {
             image: image.clone(),
             source: Box::new(source),
         };
-        let one = HostFile::open(&path, false).map_err(in_image)?;
-        let identity = one.identity()?;
-        if let Some((_, earlier)) = seen.iter().find(|(other, _)| *other == identity) {
+        let file = HostFile::open(&path, false).map_err(in_image)?;
+        let identity = file.identity()?;
+        if let Some((_, earlier)) = self.seen.iter().find(|(other, _)| *other == identity) {
             return Err(DiskError::BackingLoop(earlier.clone(), image));
         }
-        lock(&one, false).map_err(in_image)?;
-        let stated = match named.format.as_deref() {
-            None => None,
-            Some(name) => Some(Format::by_name(name).ok_or_else(|| DiskError::Unsupported {
-                path: image.clone(),
-                feature: format!("has a backing file in the format {name:?}"),
-                fix: "convert that to qcow2 and rebase the image (qemu-img rebase -u)".into(),
-            })?),
-        };
-        let (format, probed) = settle(&one, stated).map_err(in_image)?;
-        let header = if format == Format::Qcow2 {
-            let header = Header::load(&one).map_err(in_image)?;
-            header.refuse(&one).map_err(in_image)?;
-            if probed && header.backing.is_some() {
-                let why = "whose format it does not say, and which names a further file";
-                return Err(DiskError::BackingDenied { image, backing: path, why });
+        lock(&file, false).map_err(in_image)?;
+        let stated = stated_format(&image, named)?;
+        let (format, probed) = settle(&file, stated).map_err(in_image)?;
+        let header = match format {
+            Format::Raw => None,
+            Format::Qcow2 => {
+                let header = Header::load(&file).map_err(in_image)?;
+                header.refuse(&file).map_err(in_image)?;
+                Some(header)
             }
-            Some(header)
-        } else {
-            None
         };
-        next = header.as_ref().and_then(|header| header.backing.clone());
-        seen.push((identity, path));
-        files.push((one, header));
+        if probed && header.as_ref().is_some_and(|header| header.backing.is_some()) {
+            let why = "whose format it does not say, and which names a further file";
+            return Err(DiskError::BackingDenied { image, backing: path, why });
+        }
+        self.seen.push((identity, path));
+        Ok(Link { file, header })
     }
-    let mut layer: Option<Arc<Layer>> = None;
-    while let Some((one, header)) = files.pop() {
-        layer = Some(Arc::new(match header {
-            Some(header) => Layer::Qcow2(Box::new(Qcow2::open(one, header, layer, false)?)),
-            None => Layer::Raw(Raw::new(one, false)?),
-        }));
-    }
-    Ok(layer)
+}
+
+/// The format that `image` says its backing file has.
+fn stated_format(image: &Path, named: &Backing) -> Result<Option<Format>, DiskError> {
+    let Some(name) = named.format.as_deref() else { return Ok(None) };
+    let format = Format::by_name(name).ok_or_else(|| DiskError::Unsupported {
+        path: image.to_path_buf(),
+        feature: format!("has a backing file in the format {name:?}"),
+        fix: "convert that to qcow2 and rebase the image (qemu-img rebase -u)".into(),
+    })?;
+    Ok(Some(format))
 }
 
 /// The file that `image` names as `name`, if it may be opened.

@@ -70,67 +70,30 @@ pub(crate) struct Header {
 impl Header {
     /// Reads and checks the header of `file`.
     pub(crate) fn load(file: &HostFile) -> Result<Self, DiskError> {
-        let mut fixed = [0; 112];
-        let count = file.read_some(0, &mut fixed)?;
-        if count < 72 {
-            return Err(file.truncated("the header", count as u64));
-        }
-        let version = be32(&fixed, 4);
-        let unsupported = |feature: String, fix: &str| DiskError::Unsupported {
-            path: file.path().to_path_buf(),
-            feature,
-            fix: fix.into(),
-        };
-        if !(2..=3).contains(&version) {
-            let fix = "convert it with a newer qemu-img (-O qcow2 -o compat=1.1)";
-            return Err(unsupported(format!("is a qcow2 image of version {version}"), fix));
-        }
-        let cluster_bits = be32(&fixed, 20);
-        if !(9..=21).contains(&cluster_bits) {
-            return Err(file.corrupt(format!("clusters of 2^{cluster_bits} bytes")));
-        }
-        let third = version == 3;
-        if third && count < 104 {
-            return Err(file.truncated("the header", count as u64));
-        }
-        let header_bytes = if third { be32(&fixed, 100) } else { 72 };
-        if header_bytes < if third { 104 } else { 72 } || header_bytes > 1 << cluster_bits {
-            return Err(file.corrupt(format!("a header of {header_bytes} bytes")));
-        }
-        let incompatible = if third { be64(&fixed, 72) } else { 0 };
-        let unknown = incompatible & !INCOMPATIBLE_KNOWN;
-        if unknown != 0 {
-            let feature = format!("needs features that are not known here (bits {unknown:#x})");
-            return Err(unsupported(feature, "convert it with the program that made it"));
-        }
-        let kind = if header_bytes > 104 { fixed[104] } else { 0 };
-        let compression = match (incompatible & INCOMPATIBLE_COMPRESSION != 0, kind) {
-            (false, _) | (true, 0) => Compression::Zlib,
-            (true, 1) => Compression::Zstd,
-            (true, other) => {
-                let feature = format!("is compressed in a way that is not known here ({other})");
-                return Err(unsupported(feature, "convert it with the program that made it"));
-            }
-        };
+        let fixed = Fixed::read(file)?;
+        let incompatible = fixed.incompatible(file)?;
+        let compression = fixed.compression(file, incompatible)?;
+        let Fixed { bytes, version, cluster_bits, header_bytes } = &fixed;
+        let third = *version == 3;
         let mut header = Self {
-            version,
-            cluster_bits,
-            size: be64(&fixed, 24),
-            l1_entries: be32(&fixed, 36),
-            l1_offset: be64(&fixed, 40),
-            reftable_offset: be64(&fixed, 48),
-            reftable_clusters: be32(&fixed, 56),
-            refcount_order: if third { be32(&fixed, 96) } else { 4 },
-            snapshots: be32(&fixed, 60),
-            snapshots_offset: be64(&fixed, 64),
+            version: *version,
+            cluster_bits: *cluster_bits,
+            size: be64(bytes, 24),
+            l1_entries: be32(bytes, 36),
+            l1_offset: be64(bytes, 40),
+            reftable_offset: be64(bytes, 48),
+            reftable_clusters: be32(bytes, 56),
+            refcount_order: if third { be32(bytes, 96) } else { 4 },
+            snapshots: be32(bytes, 60),
+            snapshots_offset: be64(bytes, 64),
             compression,
             backing: None,
-            crypt: be32(&fixed, 32),
+            crypt: be32(bytes, 32),
             incompatible,
-            autoclear: if third { be64(&fixed, 88) } else { 0 },
+            autoclear: if third { be64(bytes, 88) } else { 0 },
         };
         header.check(file)?;
-        header.backing = backing(file, &fixed, header_bytes, cluster_bits)?;
+        header.backing = backing(file, bytes, *header_bytes, *cluster_bits)?;
         Ok(header)
     }
 
@@ -190,8 +153,7 @@ impl Header {
         } else {
             return Ok(());
         };
-        let path = file.path().to_path_buf();
-        Err(DiskError::Unsupported { path, feature: feature.into(), fix: fix.into() })
+        Err(unsupported(file, feature.into(), fix))
     }
 
     /// Bytes of a cluster.
@@ -310,6 +272,70 @@ impl Header {
         (self.reftable_offset, self.reftable_clusters) = (offset, clusters);
         Ok(())
     }
+}
+
+/// The header's fields at fixed places, of which version and sizes were checked.
+struct Fixed {
+    bytes: [u8; 112],
+    version: u32,
+    cluster_bits: u32,
+    header_bytes: u32,
+}
+
+impl Fixed {
+    fn read(file: &HostFile) -> Result<Self, DiskError> {
+        let mut bytes = [0; 112];
+        let count = file.read_some(0, &mut bytes)?;
+        if count < 72 {
+            return Err(file.truncated("the header", count as u64));
+        }
+        let version = be32(&bytes, 4);
+        if !(2..=3).contains(&version) {
+            let fix = "convert it with a newer qemu-img (-O qcow2 -o compat=1.1)";
+            return Err(unsupported(file, format!("is a qcow2 image of version {version}"), fix));
+        }
+        let cluster_bits = be32(&bytes, 20);
+        if !(9..=21).contains(&cluster_bits) {
+            return Err(file.corrupt(format!("clusters of 2^{cluster_bits} bytes")));
+        }
+        let least = if version == 3 { 104 } else { 72 };
+        if count < least {
+            return Err(file.truncated("the header", count as u64));
+        }
+        let header_bytes = if version == 3 { be32(&bytes, 100) } else { 72 };
+        if header_bytes < least as u32 || header_bytes > 1 << cluster_bits {
+            return Err(file.corrupt(format!("a header of {header_bytes} bytes")));
+        }
+        Ok(Self { bytes, version, cluster_bits, header_bytes })
+    }
+
+    /// Features that whoever opens the image must know.
+    fn incompatible(&self, file: &HostFile) -> Result<u64, DiskError> {
+        let incompatible =
+            if self.version == 3 { be64(&self.bytes, AT_INCOMPATIBLE as usize) } else { 0 };
+        let unknown = incompatible & !INCOMPATIBLE_KNOWN;
+        if unknown != 0 {
+            let feature = format!("needs features that are not known here (bits {unknown:#x})");
+            return Err(unsupported(file, feature, "convert it with the program that made it"));
+        }
+        Ok(incompatible)
+    }
+
+    fn compression(&self, file: &HostFile, incompatible: u64) -> Result<Compression, DiskError> {
+        let kind = if self.header_bytes > 104 { self.bytes[104] } else { 0 };
+        match (incompatible & INCOMPATIBLE_COMPRESSION != 0, kind) {
+            (false, _) | (true, 0) => Ok(Compression::Zlib),
+            (true, 1) => Ok(Compression::Zstd),
+            (true, other) => {
+                let feature = format!("is compressed in a way that is not known here ({other})");
+                Err(unsupported(file, feature, "convert it with the program that made it"))
+            }
+        }
+    }
+}
+
+fn unsupported(file: &HostFile, feature: String, fix: &str) -> DiskError {
+    DiskError::Unsupported { path: file.path().to_path_buf(), feature, fix: fix.into() }
 }
 
 /// The backing file's name, and its format from the extensions, all in the first cluster.
