@@ -6,6 +6,7 @@
 //! waits until nobody touches the guest's memory any more; a page of guest memory that was filled
 //! is marked so before its end is told.
 
+mod pace;
 mod pool;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use memory::{GuestMemory, PAGE_SIZE, RamOffset};
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::sys::uring::Uring;
+pub(crate) use pace::Pace;
 use pool::Pool;
 
 /// Pieces of guest memory, in order.
