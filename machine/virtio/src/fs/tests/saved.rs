@@ -41,6 +41,23 @@ fn requests_that_wait_are_asked_again_in_their_order_and_none_is_lost() {
 }
 
 #[test]
+fn a_doorbell_that_does_short_work_does_none_while_the_folder_is_saved() {
+    let files = Arc::new(Echo::default());
+    let folder = |_: &_| -> Box<dyn Device> { Box::new(Fs::new(files.clone(), "tag", 1)) };
+    let mut machine = Machine::new(folder, 0, false);
+    let quiet = machine.function.quiesce();
+    machine.queues[REQUESTS].write(0x4_0000, b"n0");
+    machine.offer(REQUESTS, 0, &[(0x4_0000, 2, false), (0x4_0080, 2, true)]);
+    assert_eq!(files.served.lock().expect("not poisoned").len(), 0);
+    drop(quiet);
+    let started = Instant::now();
+    while machine.queues[REQUESTS].used_index() < 1 {
+        assert!(started.elapsed() < Duration::from_secs(20), "it is answered afterwards");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn a_folder_that_goes_on_asks_again_itself() {
     let files = Arc::new(Echo { tries: AtomicUsize::new(usize::MAX), ..Echo::default() });
     let folder = |_: &_| -> Box<dyn Device> { Box::new(Fs::new(files.clone(), "tag", 1)) };
