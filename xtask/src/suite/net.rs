@@ -46,6 +46,10 @@ pub(crate) fn cases(report: &mut Report, root: &Path, roof: &Path, kernel: &Path
     transfers(report, &bench);
     services(report, &bench);
     report.case("network_a_forwarded_port_leads_into_the_guest", || bench.forwarded());
+    report.case("network_forwards_tell_of_services_that_are_slow_dead_or_reset", || {
+        bench.forwarded_to_bad_services()
+    });
+    report.case("network_a_port_in_use_or_a_missing_tap_is_told", || bench.refused());
     report.case("network_the_host_s_loopback_is_out_of_reach_unless_asked_for", || bench.closed());
     report.case("network_a_guest_on_a_tap_device_gets_a_lease", || bench.tap());
 }
@@ -209,6 +213,65 @@ impl Bench<'_> {
         })
     }
 
+    /// What the host's clients see of guest services that answer late, are not there, or end with data unread.
+    fn forwarded_to_bad_services(&self) -> Result<Verdict> {
+        if let Err(why) = setup::need(&["busybox"], &["busybox-static"]) {
+            return Ok(Verdict::Skipped(why));
+        }
+        let mut ports = [0; 3];
+        for port in &mut ports {
+            *port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        }
+        let [slow, reset, dead] = ports;
+        let script = "busybox nc -ll -p 2 -e sleep 0.5 & busybox nc -ll -p 1 -e \
+                      sh -c 'read x; for n in 1 2 3; do sleep 0.3; echo $n; done'";
+        let forwards =
+            [(slow, 1), (reset, 2), (dead, 3)].map(|(host, guest)| format!("{host}:{guest}"));
+        let mut line = self.command(&["-P", &forwards[0], "-P", &forwards[1], "-P", &forwards[2]]);
+        line.args(["sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut guest = line.spawn()?;
+        let begun = Instant::now();
+        // Until the guest listens, its port answers with a reset.
+        let slow = loop {
+            match ask(slow) {
+                Err(_) if begun.elapsed() < LIMIT => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                got => break got,
+            }
+        };
+        let (reset, dead) = (ask(reset), ask(dead));
+        guest.kill()?;
+        guest.wait()?;
+        let is_reset = |got: &std::io::Result<String>| {
+            got.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        };
+        let all = slow.as_ref().is_ok_and(|text| text == "1\n2\n3\n");
+        Ok(match all && is_reset(&reset) && is_reset(&dead) {
+            true => Verdict::Passed,
+            false => Verdict::Failed(format!("slow {slow:?}, reset {reset:?}, dead {dead:?}")),
+        })
+    }
+
+    /// What can't be is said before a guest starts.
+    fn refused(&self) -> Result<Verdict> {
+        let (tcp, udp) = (TcpListener::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+        let tcp = format!("-P{}:80", tcp.local_addr()?.port());
+        let udp = format!("-P{}:80/udp", udp.local_addr()?.port());
+        for (option, words) in [
+            (&*tcp, "the address is in use; choose another host port"),
+            (&*udp, "the address is in use; choose another host port"),
+            ("--net=tap=a-name-of-17-char", "no name of an interface"),
+            ("--net=tap=roof-nothere", "has no interface roof-nothere"),
+        ] {
+            let seen = run(self.command(&[option]).arg("true"), "", LIMIT)?;
+            if seen.status != Some(125) || !seen.stderr.contains(words) {
+                return seen.expect(false, &format!("125 and {words:?} for {option}"));
+            }
+        }
+        Ok(Verdict::Passed)
+    }
+
     fn closed(&self) -> Result<Verdict> {
         let mut servers = self.v4.seen_at(GATEWAY);
         if let Some(v6) = &self.v6 {
@@ -297,6 +360,16 @@ fn fetch(port: u16) -> Result<String> {
             }
         }
     }
+}
+
+/// What a service says to a line.
+fn ask(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(b"unread\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A datagram's way to the guest and back.
