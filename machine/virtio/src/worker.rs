@@ -317,7 +317,8 @@ impl Worker {
         let mut mailbox = self.lock();
         let short = mailbox.job.as_ref().is_some_and(|job| job.handler.is_short());
         let stands = mailbox.stopped || mailbox.quiet != Stillness::No;
-        let free = !mailbox.rung && !mailbox.reset && !stands;
+        // Who waits at an event hears doorbells that do not come here.
+        let free = !mailbox.rung && !mailbox.reset && !stands && self.waiter.is_none();
         let delayed = self.faults.get().is_some_and(|faults| !faults.delay.is_zero());
         if self.inline || delayed || !short || !free || mailbox.patience > 0 {
             mailbox.patience = mailbox.patience.saturating_sub(1);

@@ -11,7 +11,7 @@ use virtio::input::Input;
 use virtio::net::Net;
 use virtio::state::{ModelV1, StateError, VirtioV1};
 use virtio::vsock::Vsock;
-use virtio::{Balloon, Quiet, Rng, VirtioPci};
+use virtio::{Balloon, Quiet, Rings, Rng, VirtioPci};
 use x86::GuestPhys;
 
 use crate::cursor::Cursor;
@@ -136,7 +136,8 @@ fn restored(state: &VirtioV1, memory: &Arc<GuestMemory>) -> Result<(Bench, Quiet
     let (device, host) = device(&state.model, memory)?;
     let queues = device.queue_sizes().len() as u16;
     let to = Arc::new(Nobody);
-    let (function, quiet) = VirtioPci::restore(device, memory.clone(), to, true, &state.transport)?;
+    let (function, quiet) =
+        VirtioPci::restore(device, memory.clone(), to, Rings::Inline, &state.transport)?;
     Ok((Bench { function, memory: memory.clone(), queues, host }, quiet))
 }
 
