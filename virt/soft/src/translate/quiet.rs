@@ -55,7 +55,7 @@ impl Emitter<'_> {
     pub(super) fn poll_quietly(&mut self, index: usize) {
         let site = self.site(SiteKind::Poll, index);
         self.asm.mov(S1, RCX);
-        self.budget_to_rcx();
+        budget_to_rcx(&mut self.asm);
         let from = self.asm.jump_unless_rcx_is_0();
         self.stubs.push(Stub::Quiet { from, site, rcx: Rcx::S1 });
         self.asm.mov(RCX, S1);
@@ -64,7 +64,7 @@ impl Emitter<'_> {
     /// Out of line: leaves at a site if the budget is spent. Changes S1.
     pub(super) fn look_quietly(&mut self, site: u32) {
         self.asm.mov(S1, RCX);
-        self.budget_to_rcx();
+        budget_to_rcx(&mut self.asm);
         let goes_on = self.asm.jrcxz();
         self.leave_quietly(site, Rcx::S1);
         self.asm.land_short(goes_on);
@@ -85,12 +85,6 @@ impl Emitter<'_> {
         self.asm.land_short(canonical);
         self.asm.load(RCX, Mem::Gs(at::TEMP));
         self.go_back(back);
-    }
-
-    /// RCX = 0 while there is a budget.
-    fn budget_to_rcx(&mut self) {
-        self.asm.rorx(RCX, BUDGET, 48);
-        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
     }
 
     /// Jumps if S0 is another address; RCX is in S1 both there and behind.
@@ -144,16 +138,12 @@ impl Emitter<'_> {
     fn probe(&mut self) -> Hole {
         self.stood = None;
         self.asm.store(Mem::Gs(at::TEMP), RCX);
-        self.asm.rorx(S1, S0, JUMP_SHIFT);
-        self.asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
-        self.asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+        jump_entry_to_rcx(&mut self.asm);
         self.asm.rorx(S1, BUDGET, 48);
         self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
         self.asm.lea(true, S1, Some(S1), Some((RCX, 0)), 0);
         self.asm.lea(true, S1, Some(S1), Some((S1, 0)), 0);
-        self.asm.load(RCX, Mem::Table(S1, JUMPS as i32));
-        self.asm.not(RCX);
-        self.asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
+        difference_to_rcx(&mut self.asm, JUMPS as i32);
         self.asm.jrcxz()
     }
 
@@ -179,21 +169,36 @@ impl Emitter<'_> {
     }
 }
 
+/// RCX = 0 while there is a budget.
+fn budget_to_rcx(asm: &mut Asm) {
+    asm.rorx(RCX, BUDGET, 48);
+    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+}
+
+/// RCX = the number of the jump cache's entry for the target in S0; changes S1.
+fn jump_entry_to_rcx(asm: &mut Asm) {
+    asm.rorx(S1, S0, JUMP_SHIFT);
+    asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
+    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+}
+
+/// RCX = the target in S0 less the address of the entry that S1 * 8 leads to from there.
+fn difference_to_rcx(asm: &mut Asm, from: i32) {
+    asm.load(RCX, Mem::Table(S1, from));
+    asm.not(RCX);
+    asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
+}
+
 /// Shared code: leaves an indirect branch at the site in S1, unless the target in S0 is in the
 /// second of its entries of the jump cache and there is a budget. RCX is in its slot.
 pub(super) fn look_again(asm: &mut Asm, leave_native: u32) {
     asm.store(Mem::Gs(at::TARGET), S0);
     asm.store(Mem::Gs(at::scratch(0)), S1);
-    asm.rorx(RCX, BUDGET, 48);
-    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+    budget_to_rcx(asm);
     let spent = asm.jump_unless_rcx_is_0();
-    asm.rorx(S1, S0, JUMP_SHIFT);
-    asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
-    asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
+    jump_entry_to_rcx(asm);
     asm.lea(true, S1, Some(RCX), Some((RCX, 0)), 0);
-    asm.load(RCX, Mem::Table(S1, JUMPS as i32 + 16));
-    asm.not(RCX);
-    asm.lea(true, RCX, Some(RCX), Some((S0, 0)), 1);
+    difference_to_rcx(asm, JUMPS as i32 + 16);
     let unknown = asm.jump_unless_rcx_is_0();
     asm.load(RCX, Mem::Gs(at::TEMP));
     asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 24));
