@@ -14,8 +14,8 @@ use std::ptr::NonNull;
 use engine::EngineError;
 
 use super::layout::{
-    AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, STATE, TLB, TLB_ENTRIES, VICTIM_ENTRIES,
-    VICTIMS, WINDOW_ENTRIES, WINDOW_TABLE, WINDOWS,
+    AREA, JUMP_ENTRIES, JUMPS, LINK_SLOTS, LINKS, PRIVATE, STATE, STRIDE, TABLES_END, TLB,
+    TLB_ENTRIES, VICTIM_ENTRIES, VICTIMS, WINDOW_ENTRIES, WINDOW_TABLE, WINDOWS,
 };
 use super::state::NativeState;
 
@@ -51,13 +51,13 @@ unsafe impl Send for Areas {}
 impl Areas {
     /// Maps `count` areas; pages cost nothing until touched.
     pub(crate) fn new(count: usize) -> Result<Self, EngineError> {
-        let length = count * AREA;
+        let length = count * STRIDE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 length,
-                libc::PROT_READ | libc::PROT_WRITE,
+                libc::PROT_NONE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
@@ -70,8 +70,23 @@ impl Areas {
             base: NonNull::new(base.cast()).expect("the kernel does not map at 0 unasked"),
             count,
         };
+        for index in 0..count {
+            areas.open(index, 0, TABLES_END)?;
+            areas.open(index, STATE + WINDOWS, WINDOW_TABLE)?;
+        }
         areas.share_state_page()?;
         Ok(areas)
+    }
+
+    /// Makes part of an area accessible.
+    fn open(&self, index: usize, offset: usize, length: usize) -> Result<(), EngineError> {
+        assert!(offset + length <= AREA, "tables are inside their area");
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: whole pages of an area of ours, as just checked, which nobody uses yet.
+        let done = unsafe {
+            libc::mprotect(self.base.as_ptr().add(index * STRIDE + offset).cast(), length, access)
+        };
+        if done == 0 { Ok(()) } else { Err(EngineError::last_os("mprotect of translation tables")) }
     }
 
     /// Puts one page at the start of every area.
@@ -95,7 +110,7 @@ impl Areas {
             // SAFETY: replaces the first page of an area of ours that nobody uses yet.
             let at = unsafe {
                 libc::mmap(
-                    self.base.as_ptr().add(index * AREA).cast(),
+                    self.base.as_ptr().add(index * STRIDE).cast(),
                     STATE,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED | libc::MAP_FIXED,
@@ -125,7 +140,7 @@ impl Areas {
     fn at(&self, context: usize, offset: usize) -> *mut u8 {
         assert!(context < self.count && STATE + offset < AREA, "tables are inside their area");
         // SAFETY: within the mapping, as just checked.
-        unsafe { self.base.as_ptr().add(context * AREA + STATE + offset) }
+        unsafe { self.base.as_ptr().add(context * STRIDE + STATE + offset) }
     }
 
     /// What GS holds while a context is current.
@@ -148,7 +163,7 @@ impl Areas {
         // SAFETY: TLB_ENTRIES entries of plain integers lie there, inside the mapping (`context`
         // is a context's index, which the owner keeps below `count`); changes need `&mut self`,
         // and translated code only reads them.
-        unsafe { &*self.base.as_ptr().add(context * AREA + STATE + TLB).cast() }
+        unsafe { &*self.base.as_ptr().add(context * STRIDE + STATE + TLB).cast() }
     }
 
     /// A context's TLB, to change.
@@ -216,6 +231,6 @@ impl Areas {
 impl Drop for Areas {
     fn drop(&mut self) {
         // SAFETY: mapped in `new` with this length; translated code no longer runs.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * AREA) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.count * STRIDE) };
     }
 }

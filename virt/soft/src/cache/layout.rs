@@ -8,11 +8,20 @@
 //!            (as many that stay empty)
 //! LINKS      host code for each branch that leaves its page
 //! VICTIMS    4096 entries like the TLB's, tags with the generation in their low bits
+//!            4 MiB that are never accessible
 //! WINDOWS    65536 entries of 8 bytes: what to add to an address in each 4 GiB of the guest's
-//!            address space to reach its window (see `windows`)
+//!            address space to reach its window (see `windows`), the upper half's first
+//!            nothing accessible up to 4 GiB behind GS
 //! ```
 //!
 //! The TLB comes first because its entries are then named with one byte, in every check.
+//!
+//! A look-up of a window takes bits 63:32 of any address times 8 as a signed number of 32 bits, counted from
+//! the middle of WINDOWS: canonical addresses find their entry, others what lies up to 4 GiB behind GS. So nothing
+//! may lie there but the area's own tables, which hold no number that a guest can choose freely: bits 63:48 of theirs are
+//! all equal, or nearly (they are addresses, with at most 1 added or taken off there). Being 4 MiB or more in front of the
+//! entries, they are found only by addresses whose bits 60:48 are 8 or more away from all equal, and such a
+//! sum is not canonical either.
 
 /// Bytes of the state page, in front of what GS points at.
 pub(crate) const STATE: usize = 4096;
@@ -54,9 +63,22 @@ pub(crate) const VICTIMS: usize = LINKS + LINK_SLOTS * 8;
 pub(crate) const WINDOW_ENTRIES: usize = 1 << 16;
 /// Bytes of it.
 pub(crate) const WINDOW_TABLE: usize = WINDOW_ENTRIES * 8;
-/// Where the windows' table begins: on a page of its own, counted with the state page.
-pub(crate) const WINDOWS: usize =
-    (STATE + VICTIMS + VICTIM_ENTRIES * TLB_ENTRY).next_multiple_of(4096) - STATE;
+/// Bytes in front of it that are never accessible.
+const GAP: usize = 4 << 20;
+/// Where the tables in front of the gap end, counted with the state page: on a page's boundary.
+pub(crate) const TABLES_END: usize =
+    (STATE + VICTIMS + VICTIM_ENTRIES * TLB_ENTRY).next_multiple_of(4096);
+/// Where the windows' table begins.
+pub(crate) const WINDOWS: usize = TABLES_END - STATE + GAP;
+/// Where the entry for addresses from 0 is: the upper half's lie in front of it.
+pub(crate) const WINDOWS_MIDDLE: usize = WINDOWS + WINDOW_TABLE / 2;
 
 /// Bytes of an area.
 pub(crate) const AREA: usize = STATE + WINDOWS + WINDOW_TABLE;
+/// From an area to the next: what a look-up can reach is its own.
+pub(crate) const STRIDE: usize = STATE + (4 << 30);
+
+/// Which entry of the windows' table is a stretch's.
+pub(crate) fn window_entry(stretch: u16) -> usize {
+    usize::from(stretch ^ 0x8000)
+}

@@ -4,7 +4,8 @@
 //! Divide errors, unmasked floating-point exceptions and misaligned vector operands reach us as
 //! signals. The handler only notes where, and continues at the shared `trap` code, which leaves
 //! the block; the interpreter then executes that instruction and raises what the guest should see.
-//! A SIGSEGV can also be a page that its window does not show yet: `fault` asks for it first.
+//! A SIGSEGV can also be a page that its window does not show yet: `fault` asks for it first. Or the look-up of a
+//! window met an address that is not canonical: then it is given what leads nowhere, and its access faults.
 //! Signals from anywhere else go to whoever handled them before.
 //!
 //! A kick takes so much off the budget that the next poll leaves: in R9 if translated or shared
@@ -20,7 +21,9 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::OnceLock;
 
+use super::layout::WINDOWS_MIDDLE;
 use super::state::NativeState;
+use super::windows::entry;
 
 /// Where a vCPU's code lies, and what its signals lead to.
 #[derive(Clone, Copy, Debug)]
@@ -188,6 +191,14 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
     if let Some(range) = RANGE.get()
         && (range.guards.blocks..range.guards.end).contains(&pc)
     {
+        if signal == libc::SIGSEGV && looks_up(pc, range.guards.end) {
+            let r11 = &mut registers[libc::REG_R11 as usize];
+            // SAFETY: `Guarded` keeps the state alive.
+            let nowhere = unsafe { (*range.state).nowhere };
+            *r11 = entry(*r11 as u16, nowhere) as i64;
+            registers[libc::REG_RIP as usize] = (pc + LOOK_UP.len() as u64 + 4) as i64;
+            return;
+        }
         // SAFETY: `Guarded` keeps the state alive, and its thread is interrupted here.
         unsafe {
             (*range.state).trap_pc = pc;
@@ -200,6 +211,21 @@ unsafe extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *
         return;
     }
     pass_on(signal, info, context);
+}
+
+/// MOV R11, GS:[R11D * 8 + disp32].
+const LOOK_UP: [u8; 6] = [0x65, 0x67, 0x4e, 0x8b, 0x1c, 0xdd];
+
+/// Whether the instruction at a place in translated code looks up a window (`translate::window`).
+fn looks_up(pc: u64, end: u64) -> bool {
+    let length = LOOK_UP.len() + 4;
+    if end - pc < length as u64 {
+        return false;
+    }
+    // SAFETY: so many bytes of code lie there, which this thread was running.
+    let bytes = unsafe { std::slice::from_raw_parts(pc as *const u8, length) };
+    let (code, disp) = bytes.split_at(LOOK_UP.len());
+    code == LOOK_UP && disp == (WINDOWS_MIDDLE as i32).to_le_bytes()
 }
 
 /// Lets the previous handler have it; the default is to die of it.

@@ -95,6 +95,8 @@ pub(crate) struct NativeState {
     pub(crate) trap_flags: u64,
     /// The host address that could not be accessed.
     pub(crate) trap_address: u64,
+    /// Where addresses lead that have no window; 0 until there are windows.
+    pub(crate) nowhere: u64,
     /// Called when an access faulted in its window.
     pub(crate) window_fault: u64,
     /// The scratch registers meanwhile.

@@ -13,6 +13,8 @@ pub(crate) enum Mem {
     GsIndex(u8, i32),
     /// gs:[index * 8 + disp]
     Table(u8, i32),
+    /// gs:[(index * 8 + disp) & 0xffff_ffff]
+    ShortTable(u8, i32),
     /// [base + disp]
     Base(u8, i32),
     /// [base + index + disp]
@@ -117,8 +119,11 @@ impl Asm {
                 self.bytes.extend(opcode);
                 self.base_disp(low, index, disp);
             }
-            Mem::Table(index, disp) => {
+            Mem::Table(index, disp) | Mem::ShortTable(index, disp) => {
                 self.bytes.push(0x65);
+                if matches!(mem, Mem::ShortTable(..)) {
+                    self.bytes.push(0x67);
+                }
                 self.rex(wide, reg, index, 0, force);
                 self.bytes.extend(opcode);
                 self.bytes.extend([low | 4, 0xc0 | (index & 7) << 3 | 5]);

@@ -14,7 +14,7 @@ use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use super::values::Value;
-use crate::cache::layout::WINDOWS;
+use crate::cache::layout::WINDOWS_MIDDLE;
 use crate::cache::state::at;
 use crate::cache::windows::{INDEX_BITS, REACH};
 
@@ -151,8 +151,7 @@ impl Emitter<'_> {
     /// S1 = the table's entry for the address in a register.
     pub(super) fn look_up(&mut self, register: u8) {
         self.asm.rorx(S1, register, 32);
-        self.asm.rr(false, &[0x0f, 0xb7], S1, S1);
-        self.asm.load(S1, Mem::Table(S1, WINDOWS as i32));
+        self.asm.load(S1, Mem::ShortTable(S1, WINDOWS_MIDDLE as i32));
     }
 
     /// Whether S1 leads from an address to its window.
@@ -183,8 +182,8 @@ impl Emitter<'_> {
         let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
         let short = i32::try_from(linear as i64).ok();
         if !self.leads_from(value) {
-            let entry = (linear >> 32 & 0xffff) as usize * 8;
-            self.asm.load(S1, Mem::Gs((WINDOWS + entry) as i32));
+            let entry = i32::from((linear >> 32) as i16) * 8;
+            self.asm.load(S1, Mem::Gs(WINDOWS_MIDDLE as i32 + entry));
             self.hold(value);
         }
         match short {

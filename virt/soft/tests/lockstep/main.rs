@@ -23,6 +23,7 @@ mod program;
 mod run;
 mod smp;
 mod steps;
+mod wild;
 
 #[path = "../differential/case.rs"]
 #[allow(dead_code, reason = "shared with the differential test, which uses the rest")]

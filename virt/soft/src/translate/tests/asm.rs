@@ -79,6 +79,10 @@ fn memory_by_every_register() {
             |asm| asm.store(Mem::Gs(-0x100), base),
             &format!("mov gs:[0xffffffffffffff00],{name}"),
         );
+        if base != 4 {
+            let (r11, index) = (Mem::ShortTable(base, 0x1234), NAMES32[usize::from(base)]);
+            check(|asm| asm.load(11, r11), &format!("mov r11,gs:[{index}*8+0x1234]"));
+        }
         if base & 7 != 5 {
             check(|asm| asm.load(base, Mem::Sum(base, 11, 0)), &format!("mov {name},[{name}+r11]"));
         }
