@@ -8,6 +8,7 @@ mod cpu;
 mod fex;
 mod kut;
 mod net;
+mod pair;
 mod posix;
 mod soak;
 mod suite;

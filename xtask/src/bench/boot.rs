@@ -8,10 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::{Cost, cost, memory, table};
+use crate::pair::Pair;
 use crate::suite::{initrd, kernels, setup};
-
-/// The kernel command line of both machines.
-const APPEND: &str = "console=ttyS0 panic=-1 quiet tsc=reliable cryptomgr.notests";
 
 /// Runs the benchmark and prints its table.
 pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
@@ -24,12 +22,14 @@ pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
     let kernel = kernels::fetch(roof, "linux-image-cloud-amd64")?;
     let folder = tempfile::tempdir()?;
     let initrd = initrd::pack(root, folder.path(), "")?;
-    let (ours, peer) = (our_line(roof, &kernel, &initrd), peer_line(&kernel, &initrd));
+    let pair = Pair { kernel: &kernel, initrd: &initrd, cpus: 1, memory_mib: 512 };
+    let mut ours = pair.roof(roof, "soft");
+    let peer = pair.tcg();
     let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
     for round in 0..runs.max(1) {
         for (line, list) in [&ours, &peer].into_iter().zip(&mut costs) {
             let one = cost(line)?;
-            eprintln!("round {round}: {} {:.2} s CPU", line[0], one.cpu_s);
+            eprintln!("round {round}: {} {:.2} s CPU", line.get_program().display(), one.cpu_s);
             list.push(one);
         }
     }
@@ -39,46 +39,9 @@ pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
     {
         println!("{}", table::row(name, &pick(&costs[0], of), &pick(&costs[1], of), "s"));
     }
-    let (_, most) = memory::peak_beyond_ram_mib(Command::new(&ours[0]).args(&ours[1..]))?;
+    let (_, most) = memory::peak_beyond_ram_mib(&mut ours)?;
     println!("\nresident beyond guest RAM: {most:.1} MiB at most");
     start(roof, &kernel, folder.path())
-}
-
-fn words(list: &[&str]) -> Vec<String> {
-    list.iter().map(|word| (*word).to_owned()).collect()
-}
-
-fn our_line(roof: &Path, kernel: &Path, initrd: &Path) -> Vec<String> {
-    let (roof, kernel, initrd) =
-        (roof.to_string_lossy(), kernel.to_string_lossy(), initrd.to_string_lossy());
-    words(&[
-        &roof, "run", &kernel, "-i", &initrd, "--engine", "soft", "-m", "512M", "-p", APPEND, "-q",
-    ])
-}
-
-fn peer_line(kernel: &Path, initrd: &Path) -> Vec<String> {
-    let (kernel, initrd) = (kernel.to_string_lossy(), initrd.to_string_lossy());
-    words(&[
-        "qemu-system-x86_64",
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-m",
-        "512",
-        "-nodefaults",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-serial",
-        "stdio",
-        "-kernel",
-        &kernel,
-        "-initrd",
-        &initrd,
-        "-append",
-        APPEND,
-    ])
 }
 
 /// CPU time from process start to the first guest instruction, as `roof` itself reports it: the

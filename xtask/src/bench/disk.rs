@@ -18,9 +18,9 @@ use clap::Args;
 
 use crate::cargo;
 use crate::cpu::{build_workloads, cpu_seconds, write};
+use crate::pair::Pair;
 use crate::suite::{initrd, kernels, setup};
 
-const APPEND: &str = "console=ttyS0 panic=-1 quiet tsc=reliable cryptomgr.notests";
 const MODULES: [&str; 6] = [
     "virtio/virtio_ring",
     "virtio/virtio",
@@ -82,7 +82,7 @@ struct Bench<'a> {
     kernel: PathBuf,
     initrd: PathBuf,
     folder: &'a Path,
-    cpus: String,
+    cpus: u32,
 }
 
 /// Runs the benchmark.
@@ -97,8 +97,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let folder = tempfile::tempdir_in("/var/tmp").context("a folder in /var/tmp")?;
     let initrd = pack(root, folder.path(), &kernel, options)?;
     let load = write::load_note();
-    let bench =
-        Bench { roof, kernel, initrd, folder: folder.path(), cpus: options.cpus.to_string() };
+    let bench = Bench { roof, kernel, initrd, folder: folder.path(), cpus: options.cpus };
     let mut table = String::from(
         "| disk | roof | QEMU TCG | ratio | CPU, roof | CPU, QEMU |\n|---|---|---|---|---|---|\n",
     );
@@ -107,7 +106,10 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
         for round in 0..options.runs.max(1) {
             for (way, rounds) in ways.iter_mut().enumerate() {
                 eprintln!("{format}, {} round {}", ["roof", "QEMU"][way], round + 1);
-                rounds.push(bench.round(way, format)?);
+                let measured = bench.round(way, format)?;
+                let missing = cases(options).find(|(name, ..)| !measured.contains_key(name));
+                ensure!(missing.is_none(), "the guest ended without {missing:?}");
+                rounds.push(measured);
             }
         }
         rows(&mut table, format, &ways)?;
@@ -172,22 +174,22 @@ impl Bench<'_> {
         self.watch(if way == 0 { self.ours(image, format) } else { self.peers(image, format) })
     }
 
+    fn pair(&self) -> Pair<'_> {
+        let Self { kernel, initrd, cpus, .. } = self;
+        Pair { kernel, initrd, cpus: *cpus, memory_mib: 512 }
+    }
+
     fn ours(&self, image: &str, format: &str) -> Command {
-        let mut command = Command::new(&self.roof);
-        command.args(["run", "-q", "--engine", "soft", "-m", "512M", "-p", APPEND]);
-        command.args(["-c", &self.cpus, "-d", &format!("{image},format={format}")]);
-        command.arg("-i").arg(&self.initrd).arg(&self.kernel);
+        let mut command = self.pair().roof(&self.roof, "soft");
+        command.args(["-d", &format!("{image},format={format}")]);
         command
     }
 
     fn peers(&self, image: &str, format: &str) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-no-reboot"]);
-        command.args(["-display", "none", "-serial", "stdio", "-append", APPEND, "-m", "512"]);
-        command.args(["-smp", &self.cpus, "-object", "iothread,id=io"]);
+        let mut command = self.pair().tcg();
+        command.args(["-object", "iothread,id=io"]);
         command.args(["-drive", &format!("file={image},format={format},if=none,id=disk")]);
         command.args(["-device", "virtio-blk-pci,drive=disk,iothread=io"]);
-        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
         command
     }
 

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::table;
+use crate::pair::Pair;
 use crate::suite::{initrd, kernels, setup};
 
 /// Directories, and files in each.
@@ -79,11 +80,10 @@ pub(crate) fn run(root: &Path, roof: &Path, runs: usize) -> Result<()> {
     let shared = place.path().join("shared");
     prepare(&shared)?;
     let initrd = pack(root, place.path(), &kernel)?;
+    let pair = Pair { kernel: &kernel, initrd: &initrd, cpus: 1, memory_mib: 1024 };
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..runs.max(1) {
-        let lines =
-            [our_line(roof, &kernel, &initrd, &shared), peer_line(&kernel, &initrd, &shared)];
-        for (mut line, list) in lines.into_iter().zip(&mut times) {
+        for (mut line, list) in lines(roof, pair, &shared).into_iter().zip(&mut times) {
             let output = line.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
             let text = String::from_utf8_lossy(&output.stdout);
             let found = seconds(&text);
@@ -185,28 +185,19 @@ fn modules(folder: &Path, kernel: &Path) -> Result<Vec<PathBuf>> {
     Ok(text.lines().map(|line| place.join(line)).collect())
 }
 
-fn our_line(roof: &Path, kernel: &Path, initrd: &Path, shared: &Path) -> Command {
-    let mut line = Command::new(roof);
-    line.args(["run", "--engine", "soft", "-m", "1G", "-q", "-p", "quiet panic=-1", "-i"]);
-    line.arg(initrd).args(["--share", "/:/a:ro", "--share"]);
-    line.arg(format!("{}:/b/c:rw", shared.display())).arg(kernel);
-    line
-}
-
-fn peer_line(kernel: &Path, initrd: &Path, shared: &Path) -> Command {
-    let mut line = Command::new("qemu-system-x86_64");
-    line.args(["-accel", "tcg", "-cpu", "max", "-m", "1024", "-nodefaults", "-no-reboot"]);
-    line.args(["-display", "none", "-serial", "stdio", "-kernel"]).arg(kernel).arg("-initrd");
-    line.arg(initrd).args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable"]);
+/// Both machines with both shares: the host's root, read-only, and the folder.
+fn lines(roof: &Path, pair: Pair<'_>, shared: &Path) -> [Command; 2] {
+    let (mut ours, mut peer) = (pair.roof(roof, "soft"), pair.tcg());
+    ours.args(["--share", "/:/a:ro", "--share"]).arg(format!("{}:/b/c:rw", shared.display()));
     let share = |tag: &str, path: &Path, more: &str| {
         format!(
             "local,path={},mount_tag={tag},security_model=none,multidevs=remap{more}",
             path.display()
         )
     };
-    line.args(["-virtfs", &share("share0", Path::new("/"), ",readonly=on")]);
-    line.args(["-virtfs", &share("share1", shared, "")]);
-    line
+    peer.args(["-virtfs", &share("share0", Path::new("/"), ",readonly=on")]);
+    peer.args(["-virtfs", &share("share1", shared, "")]);
+    [ours, peer]
 }
 
 /// What the commands took, in seconds; short if one failed.

@@ -28,17 +28,18 @@ pub(crate) struct Cost {
 ///
 /// The shell's `times` gives minutes and seconds to a hundredth or better, of all waited-for
 /// children, which is what a user pays.
-pub(crate) fn cost(command: &[String]) -> Result<Cost> {
+pub(crate) fn cost(command: &Command) -> Result<Cost> {
     let started = Instant::now();
     let output = Command::new("bash")
         .args(["-c", "\"$@\" </dev/null >/dev/null 2>&1; status=$?; times; exit $status", "bench"])
-        .args(command)
+        .arg(command.get_program())
+        .args(command.get_args())
         .stderr(Stdio::inherit())
         .output()
         .context("bash")?;
     let wall_s = started.elapsed().as_secs_f64();
     if !output.status.success() {
-        bail!("{} ended with {}", command.join(" "), output.status);
+        bail!("{command:?} ended with {}", output.status);
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let children = text.lines().nth(1).context("times prints two lines")?;
@@ -65,8 +66,9 @@ mod tests {
 
     #[test]
     fn a_busy_child_costs_cpu_time() {
-        let words = ["bash", "-c", "for ((i = 0; i < 200000; i++)); do :; done"];
-        let cost = cost(&words.map(str::to_owned)).unwrap();
+        let mut command = Command::new("bash");
+        command.args(["-c", "for ((i = 0; i < 200000; i++)); do :; done"]);
+        let cost = cost(&command).unwrap();
         assert!(cost.cpu_s > 0.01 && cost.wall_s >= cost.cpu_s * 0.5, "{cost:?}");
     }
 }

@@ -12,11 +12,11 @@ use clap::Args;
 
 use super::table;
 use crate::net::{Server, pattern_sum};
+use crate::pair::Pair;
 use crate::suite::{self, initrd, kernels, setup};
 use crate::{cargo, cpu};
 
 /// The kernel command line of both machines.
-const APPEND: &str = "console=ttyS0 panic=-1 quiet tsc=reliable cryptomgr.notests";
 const PATIENCE: Duration = Duration::from_secs(600);
 const GATEWAY: &str = "10.0.2.2";
 
@@ -70,13 +70,20 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(IpAddr::from([127, 0, 0, 1]))?;
     let initrd = pack(root, folder.path(), &kernel, &server.seen_at(GATEWAY), options)?;
-    let lines = [our_line(&roof, &kernel, &initrd, options), peer_line(&kernel, &initrd, options)];
+    let pair = Pair { kernel: &kernel, initrd: &initrd, cpus: options.cpus, memory_mib: 512 };
+    let (mut ours, mut peer) = (pair.roof(&roof, "soft"), pair.tcg());
+    ours.args(["--net", "user,loopback"]);
+    peer.args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"]);
+    let mut lines = [ours, peer];
     let mut rounds: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
     for round in 0..options.runs.max(1) {
-        for (line, list) in lines.iter().zip(&mut rounds).take(if options.alone { 1 } else { 2 }) {
+        for (line, list) in
+            lines.iter_mut().zip(&mut rounds).take(if options.alone { 1 } else { 2 })
+        {
             let figures = measure(line, options)?;
             let [in_, out, turn] = figures;
-            eprintln!("round {round}: {} {in_:.0} and {out:.0} Mbit/s, {turn:.0} us", line[0]);
+            let name = line.get_program().display();
+            eprintln!("round {round}: {name} {in_:.0} and {out:.0} Mbit/s, {turn:.0} us");
             list.push(figures);
         }
     }
@@ -124,68 +131,8 @@ fn pack(root: &Path, folder: &Path, kernel: &Path, to: &str, options: &Options) 
     initrd::pack(root, folder, &script)
 }
 
-fn our_line(roof: &Path, kernel: &Path, initrd: &Path, options: &Options) -> Vec<String> {
-    let (roof, kernel, initrd) =
-        (roof.to_string_lossy(), kernel.to_string_lossy(), initrd.to_string_lossy());
-    let cpus = options.cpus.to_string();
-    words(&[
-        &roof,
-        "run",
-        &kernel,
-        "-i",
-        &initrd,
-        "--engine",
-        "soft",
-        "-m",
-        "512M",
-        "-c",
-        &cpus,
-        "-q",
-        "--net",
-        "user,loopback",
-        "-p",
-        APPEND,
-    ])
-}
-
-fn peer_line(kernel: &Path, initrd: &Path, options: &Options) -> Vec<String> {
-    let (kernel, initrd) = (kernel.to_string_lossy(), initrd.to_string_lossy());
-    let cpus = options.cpus.to_string();
-    words(&[
-        "qemu-system-x86_64",
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-m",
-        "512",
-        "-smp",
-        &cpus,
-        "-nodefaults",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-serial",
-        "stdio",
-        "-netdev",
-        "user,id=n",
-        "-device",
-        "virtio-net-pci,netdev=n",
-        "-kernel",
-        &kernel,
-        "-initrd",
-        &initrd,
-        "-append",
-        APPEND,
-    ])
-}
-
-fn words(list: &[&str]) -> Vec<String> {
-    list.iter().map(|word| (*word).to_owned()).collect()
-}
-
-fn measure(line: &[String], options: &Options) -> Result<Figures> {
-    let seen = suite::run(Command::new(&line[0]).args(&line[1..]), "", PATIENCE)?;
+fn measure(line: &mut Command, options: &Options) -> Result<Figures> {
+    let seen = suite::run(line, "", PATIENCE)?;
     let bytes = options.mib << 20;
     let sum = format!(": {bytes} {:016x} ", pattern_sum(bytes));
     let figure = |name: &str, middle: &str| -> Option<f64> {
@@ -196,6 +143,6 @@ fn measure(line: &[String], options: &Options) -> Result<Figures> {
     let figures = (figure("receive", &sum), figure("send", &sum), figure("turns", &turns));
     match figures {
         (Some(receive), Some(send), Some(turn)) => Ok([receive, send, turn]),
-        _ => bail!("{} gave no figures:\n{}\n{}", line[0], seen.stdout, seen.stderr),
+        _ => bail!("{line:?} gave no figures:\n{}\n{}", seen.stdout, seen.stderr),
     }
 }

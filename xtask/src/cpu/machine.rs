@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::marker::Marker;
-
-/// The kernel command line of both machines.
-const APPEND: &str = "console=ttyS0 panic=-1 quiet tsc=reliable cryptomgr.notests";
+use crate::pair::Pair;
 
 /// Clock ticks per second of /proc: 100 on x86 since 2.6 (`getconf CLK_TCK`).
 const TICKS: f64 = 100.0;
@@ -63,23 +61,19 @@ impl Guest {
         self.watch("native", command, true)
     }
 
+    fn pair(&self) -> Pair<'_> {
+        let Self { kernel, initrd, cpus, memory_mib, .. } = self;
+        Pair { kernel, initrd, cpus: *cpus, memory_mib: *memory_mib }
+    }
+
     /// QEMU's translator, whatever the host could do.
     pub(super) fn tcg(&self) -> Result<Outcome> {
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-no-reboot"]);
-        command.args(["-display", "none", "-serial", "stdio", "-append", APPEND]);
-        command.arg("-smp").arg(self.cpus.to_string()).arg("-m").arg(self.memory_mib.to_string());
-        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
-        self.watch("tcg", command, false)
+        self.watch("tcg", self.pair().tcg(), false)
     }
 
     /// Our own.
     pub(super) fn roof(&self) -> Result<Outcome> {
-        let mut command = Command::new(&self.roof);
-        command.args(["run", "-q", "--engine", &self.engine, "-p", APPEND]);
-        command.arg("-c").arg(self.cpus.to_string()).arg("-m").arg(self.memory_mib.to_string());
-        command.arg("-i").arg(&self.initrd).arg(&self.kernel);
-        self.watch("roof", command, false)
+        self.watch("roof", self.pair().roof(&self.roof, &self.engine), false)
     }
 
     /// Runs to the end of the plan; kills what stays silent for longer than the patience.
