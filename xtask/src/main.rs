@@ -93,7 +93,7 @@ enum Chore {
         /// The checkout, after ./configure && make
         folder: PathBuf,
         /// Only these entries
-        #[arg(long)]
+        #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Seconds for each entry on each machine
         #[arg(long, default_value_t = 60)]

@@ -71,8 +71,8 @@ pub(crate) fn run(roof: &Path, options: &Options) -> Result<()> {
         .into_iter()
         .filter(|entry| options.only.is_empty() || options.only.contains(&entry.name))
         .collect();
-    if entries.is_empty() {
-        bail!("no entry of that name");
+    if let Some(name) = options.only.iter().find(|name| !entries.iter().any(|e| e.name == **name)) {
+        bail!("x86/unittests.cfg has no entry {name}");
     }
     let rows = Mutex::new(Vec::new());
     let queue = Mutex::new(entries.iter().enumerate());
