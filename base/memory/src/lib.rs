@@ -12,6 +12,7 @@ mod memory;
 mod release;
 mod tracking;
 mod transfer;
+mod zero;
 
 pub use access::Scalar;
 pub use alias::Reservation;

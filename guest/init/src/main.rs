@@ -97,5 +97,13 @@ fn share(job: &Job, troubles: &mut Vec<String>) -> Result<(), String> {
     if let Some(root) = &job.root {
         troubles.extend(shares::enter(root)?);
     }
-    job.shares.iter().try_for_each(shares::mount_at_path)
+    for share in &job.shares {
+        match shares::mount_at_path(share) {
+            Err(why) if share.optional => {
+                troubles.push(format!("{why}; the command's folder is empty"));
+            }
+            mounted => mounted?,
+        }
+    }
+    Ok(())
 }

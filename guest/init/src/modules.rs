@@ -112,6 +112,11 @@ fn without_signature(bytes: &[u8]) -> &[u8] {
     cut().unwrap_or(bytes)
 }
 
+/// Whether the kernel has found any virtio device, whatever it is.
+pub(crate) fn has_virtio() -> bool {
+    std::fs::read_dir("/sys/bus/virtio/devices").is_ok_and(|mut devices| devices.next().is_some())
+}
+
 fn has_pci_vendor(vendor: &str) -> bool {
     let Ok(devices) = std::fs::read_dir("/sys/bus/pci/devices") else {
         return false;

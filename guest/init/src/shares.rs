@@ -68,6 +68,9 @@ fn mount_share(tag: &[u8], target: &Path, flags: MountFlags) -> Result<(), Strin
     mount(tag, target, "virtiofs", flags | MountFlags::NODEV, c"").map_err(|error| {
         let why = match error {
             Errno::NODEV => "this kernel has no virtio-fs (CONFIG_VIRTIO_FS)".into(),
+            Errno::INVAL if !crate::modules::has_virtio() => {
+                "this kernel finds no virtio device (CONFIG_VIRTIO_PCI)".into()
+            }
             Errno::INVAL => "the machine has no such share".into(),
             other => other.to_string(),
         };

@@ -83,6 +83,8 @@ pub struct Share {
     pub tag: Vec<u8>,
     /// Where it is mounted.
     pub path: Vec<u8>,
+    /// Nobody asked for it: a kernel that cannot mount it does without.
+    pub optional: bool,
 }
 
 /// Who the command runs as, if not root.
@@ -204,6 +206,7 @@ impl Job {
             });
             put_string(out, &share.tag);
             put_string(out, &share.path);
+            out.push(u8::from(share.optional));
         }
         out.push(u8::from(self.user.is_some()));
         if let Some(user) = &self.user {
@@ -376,7 +379,13 @@ impl<'a> Reader<'a> {
             2 => ShareMode::CopyOnWrite,
             _ => return Err(self.damaged()),
         };
-        Ok(Share { mode, tag: self.string()?, path: self.string()? })
+        let (tag, path) = (self.string()?, self.string()?);
+        let optional = match self.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(self.damaged()),
+        };
+        Ok(Share { mode, tag, path, optional })
     }
 
     fn number(&mut self) -> Result<u32, JobError> {
@@ -416,6 +425,7 @@ mod tests {
                 mode: ShareMode::CopyOnWrite,
                 tag: b"share0".to_vec(),
                 path: b"/home/me".to_vec(),
+                optional: true,
             }],
             user: Some(User { uid: 1000, gid: 100, groups: vec![4, u32::MAX] }),
             network: Network::Known {

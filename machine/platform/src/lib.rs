@@ -24,6 +24,7 @@ mod outcome;
 mod pc;
 mod run;
 mod serial;
+mod sweep;
 mod timers;
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use crate::layout::{
 use crate::lifecycle::MachineConfig;
 use crate::run::Ending;
 use crate::serial::{DiscardSink, SERIAL_PORTS, Serial, SerialConfig, SerialInput, SerialSink};
+use crate::sweep;
 use crate::timers::{Timed, Timers};
 
 /// ISA interrupts that PC firmware leaves unmasked and no device of ours drives: kvm-unit-tests
@@ -97,7 +98,7 @@ impl Pc {
             }
             None => Rings::Transport,
         };
-        let workers = wiring.pci(config.pci_functions, config.virtio, ram, &rings);
+        let workers = wiring.pci(config.pci_functions, config.virtio, ram, config.cpus, &rings);
         for worker in &workers {
             worker.set_faults(config.io_faults);
             worker.set_trace(config.trace_virtio.clone());
@@ -163,6 +164,7 @@ impl Wiring {
         functions: Vec<Box<dyn PciFunction>>,
         devices: Vec<Box<dyn virtio::Device>>,
         memory: &Arc<GuestMemory>,
+        cpus: u32,
         rings: &dyn Fn() -> Rings,
     ) -> Vec<Arc<virtio::Worker>> {
         let mut workers = Vec::with_capacity(devices.len());
@@ -170,6 +172,7 @@ impl Wiring {
         root.add(0, Box::new(host_bridge()), None);
         root.add(31, Box::new(isa_bridge()), None);
         let mut slots = 1..31;
+        let before_first = sweep::before_first_device(memory, cpus);
         for function in functions {
             let slot = slots.next().expect("bus 0 has 30 free slots");
             let line = self.interrupts.line(intx_gsi(slot, 0) as u8);
@@ -181,7 +184,10 @@ impl Wiring {
             let interrupts = self.interrupts.clone();
             let sources = interrupts.sources(VirtioPci::vectors(&*device));
             let interrupter = Arc::new(FunctionInterrupts { interrupts, line, sources });
-            let function = VirtioPci::new(device, memory.clone(), interrupter, rings());
+            let mut function = VirtioPci::new(device, memory.clone(), interrupter, rings());
+            if let Some(before) = &before_first {
+                function.call_before_active(before.clone());
+            }
             workers.push(function.worker());
             root.add(slot, Box::new(function), None);
         }

@@ -44,7 +44,7 @@ fn goes_back(roof: &Path, kernel: &Path, cpus: &str) -> Result<Verdict> {
     let pid = guest.pid();
     let used = used_mib(&guest.hear("full")?)?;
     let full = held_mib(pid)?;
-    if full < 300 || full + SLACK_MIB < used {
+    if full < 250 || full + SLACK_MIB < used {
         return Ok(Verdict::Failed(format!("{full} MiB are held while the guest uses {used}")));
     }
     guest.say("go")?;

@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
 use super::{
-    Output, Report, Verdict, balloon, devices, disk, faults, initrd, net, repeat, run, setup,
-    share, vsock,
+    Output, Report, Verdict, balloon, block_device, devices, disk, drivers, every_kernel, faults,
+    initrd, net, repeat, run, setup, share, signals, vsock,
 };
 use crate::bench::memory;
 use crate::cpu;
@@ -33,7 +33,11 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     let cloud = kernels::fetch(roof, KERNELS[0].1)?;
     behaviour(&mut report, roof, &cloud);
     repeat::cases(&mut report, roof, &cloud);
+    signals::cases(&mut report, roof, &cloud);
+    every_kernel::cases(&mut report, roof);
     disk::cases(&mut report, root, roof, &cloud);
+    block_device::cases(&mut report, roof, &cloud);
+    drivers::cases(&mut report, roof, &cloud);
     balloon::cases(&mut report, roof, &cloud);
     vsock::cases(&mut report, roof, &cloud);
     devices::cases(&mut report, roof, &cloud);

@@ -36,7 +36,6 @@ pub(crate) fn cases(report: &mut Report, root: &Path, roof: &Path, kernel: &Path
     });
     report.case("a_read_only_disk_stays_as_it_is", || read_only(roof, kernel));
     report.case("a_disk_in_use_is_refused_until_its_vm_is_gone", || in_use(roof, kernel));
-    report.case("a_disk_without_a_driver_is_named", || unused(roof, kernel));
     report.case("a_qcow2_image_over_a_raw_one_takes_what_is_written", || layers(roof, kernel));
     report.case("copy_on_write_leaves_the_image_as_it_was", || copy_on_write(roof, kernel));
     report.case("a_full_host_is_told_once_and_harms_nothing", || full_host(roof, kernel));
@@ -131,35 +130,6 @@ fn in_use(roof: &Path, kernel: &Path) -> Result<Verdict> {
     }
     let third = command(roof, kernel, &["-d", &path], "true")?;
     third.expect(third.status == Some(0), "status 0 once the first VM is gone")
-}
-
-/// One line for the device and the kernel's option; none where all is well.
-fn unused(roof: &Path, kernel: &Path) -> Result<Verdict> {
-    let folder = tempfile::tempdir()?;
-    let (_file, path) = image(folder.path())?;
-    let seen = |parameters: &str, command: &str| {
-        let mut line = Command::new(roof);
-        line.args(["run", "--engine", "soft", "-d", &path, "-p", parameters]);
-        // Without the driver there is no host's root, and no network, whose own words are tested elsewhere.
-        line.args(["--root", "none", "--net", "none"]).arg(kernel);
-        run(line.args(["--", "sh", "-c", command]), "", LIMIT)
-    };
-    let cases = [
-        ("module_blacklist=virtio_blk", "true", "never used virtio-blk (vda): CONFIG_VIRTIO_BLK?"),
-        (
-            "module_blacklist=virtio_pci",
-            "sleep 6",
-            "never used virtio-blk (vda): CONFIG_VIRTIO_PCI?",
-        ),
-    ];
-    for (parameters, command, line) in cases {
-        let seen = seen(parameters, command)?;
-        if seen.stderr.matches("never used").count() != 1 || !seen.stderr.contains(line) {
-            return seen.expect(false, line);
-        }
-    }
-    let well = seen("foo=bar", "sleep 6")?;
-    well.expect(!well.stderr.contains("never used"), "nothing of an unused device")
 }
 
 /// What a guest writes to a qcow2 image lies there, its backing file shows through elsewhere and

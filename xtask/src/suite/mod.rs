@@ -4,10 +4,13 @@
 //! counts what ran; what cannot run on a machine is skipped with its reason.
 
 mod balloon;
+mod block_device;
 pub(crate) mod boot;
 mod conversation;
 mod devices;
 mod disk;
+mod drivers;
+mod every_kernel;
 mod faults;
 pub(crate) mod initrd;
 pub(crate) mod kernels;
@@ -16,6 +19,7 @@ mod net;
 mod repeat;
 pub(crate) mod setup;
 mod share;
+mod signals;
 mod vsock;
 
 use std::io::{Read, Write};

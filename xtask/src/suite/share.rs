@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 const USER: u32 = 1234;
 
 /// Commands whose output and status are the same in the guest, `$D` being a directory of files.
-const EVERYDAY: &[(&str, &str)] = &[
+pub(super) const EVERYDAY: &[(&str, &str)] = &[
     ("ls", "ls -la /usr/bin /usr/lib $D"),
     ("cat", "cat /etc/passwd /etc/group /nonexistent"),
     ("stat", "stat -c '%n %s %u %g %a %h %Y' /etc/* && stat -c '%n %i' /usr/bin/*"),
@@ -78,16 +78,16 @@ fn guest(roof: &Path, kernel: &Path, options: &[&str], script: &str) -> Result<O
 }
 
 /// A directory that the guest has not its own at the same place, as /tmp would be.
-fn folder() -> Result<tempfile::TempDir> {
+pub(super) fn folder() -> Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix("roof-share").tempdir_in("/var/tmp")?)
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(super) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("temporary directories have plain names")
 }
 
 /// What everyday commands work on.
-fn files() -> Result<tempfile::TempDir> {
+pub(super) fn files() -> Result<tempfile::TempDir> {
     let folder = folder()?;
     let at = |name: &str| folder.path().join(name);
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;

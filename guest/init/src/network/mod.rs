@@ -27,9 +27,10 @@ pub(crate) fn card(network: &Network) -> Option<String> {
     let configured = match network {
         Network::None => return None,
         _ if !Path::new("/sys/class/net").join(CARD).exists() => {
+            let missing = if crate::modules::has_virtio() { "NET" } else { "PCI" };
             return Some(format!(
                 "there is no network in this guest: its kernel has no driver for the card \
-                 (CONFIG_VIRTIO_NET), so there is no {CARD}"
+                 (CONFIG_VIRTIO_{missing}), so there is no {CARD}"
             ));
         }
         Network::Known { address, prefix, gateway, resolver } => {

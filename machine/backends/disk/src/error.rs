@@ -109,6 +109,9 @@ pub enum DiskError {
         /// Who, as far as one can see.
         by: String,
     },
+    /// The host itself uses a block device.
+    #[error("the host uses {}: it is mounted, swap space or a part of another device; end that first (findmnt, swapon --show and lsblk tell), or attach it with `cow`", .0.display())]
+    DeviceInUse(PathBuf),
     /// A feature of the format that is not there.
     #[error("{} {feature}: {fix}", .path.display())]
     Unsupported {

@@ -33,14 +33,21 @@ impl HostFile {
     pub(crate) fn open(path: &Path, writable: bool) -> Result<Self, DiskError> {
         let trouble = |source| DiskError::open(path, writable, source);
         // Looked at first: opening some device nodes does things.
-        kind(path, &std::fs::metadata(path).map_err(trouble)?)?;
-        let file = std::fs::OpenOptions::new()
+        let is_device = kind(path, &std::fs::metadata(path).map_err(trouble)?)?;
+        // A device that is written to is nobody else's: what is mounted, swap or part of another is refused.
+        let alone = if is_device && writable { libc::O_EXCL } else { 0 };
+        let opened = std::fs::OpenOptions::new()
             .read(true)
             .write(writable)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(trouble)?;
-        Self::new(file, path)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | alone)
+            .open(path);
+        match opened {
+            Ok(file) => Self::new(file, path),
+            Err(error) if alone != 0 && error.kind() == io::ErrorKind::ResourceBusy => {
+                Err(claimed(path))
+            }
+            Err(source) => Err(trouble(source)),
+        }
     }
 
     /// Takes a file that is open already.
@@ -228,6 +235,16 @@ impl Drop for HostFile {
     fn drop(&mut self) {
         // A child that was forked just now has the same description until it executes.
         locks::unlock(&self.file);
+    }
+}
+
+/// Why a device cannot be had alone: another program that locks disks has it, or the host itself.
+fn claimed(path: &Path) -> DiskError {
+    let path = path.to_path_buf();
+    let by = std::fs::File::open(&path).ok().and_then(|file| locks::lock(&file, true).err());
+    match by {
+        Some(by) => DiskError::InUse { path, by },
+        None => DiskError::DeviceInUse(path),
     }
 }
 

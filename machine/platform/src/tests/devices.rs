@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use devices::pci::{BarKind, ConfigSpace, Identity, PciFunction};
 use engine::GuestIo;
-use memory::GuestMemory;
+use memory::{GuestMemory, RamOffset};
 use x86::GuestPhys;
 
 use super::LIMIT;
@@ -219,4 +219,45 @@ fn a_virtio_device_works_from_its_doorbell_to_its_interrupt() {
     machine.memory().read_physical(GuestPhys(RINGS + 0x3000), &mut bytes).expect("RAM");
     assert_eq!(bytes[..], [&[9; 16][..], &[0]].concat());
     machine.stop();
+}
+
+/// What a kernel zeroed goes back to the host when its first driver sets a device going, if nobody else
+/// could write meanwhile.
+#[test]
+fn zeros_go_back_once_before_the_first_device_works() {
+    const SLOT: u64 = 0xe000_8000;
+    let held = |cpus: usize| {
+        let (out, seen) = std::sync::mpsc::channel();
+        let slot = Arc::new(Mutex::new(None::<Arc<GuestMemory>>));
+        let memory_of_guest = slot.clone();
+        let program = once(move |io| {
+            let memory = lock(&slot).clone().expect("set before the start");
+            let bar = u64::from(io.load(SLOT + 0x10));
+            io.store(SLOT + 4, 6);
+            for _ in 0..2 {
+                memory.fill(RamOffset(1 << 20), 1 << 20, 0);
+                memory.store(RamOffset(1 << 20), 7_u8);
+                let before = memory.held_bytes().expect("the host says");
+                io.mmio_write(GuestPhys(bar + 0x14), &[0]);
+                io.mmio_write(GuestPhys(bar + 0x14), &[3]);
+                io.store(bar + 8, 1);
+                io.store(bar + 0xc, 1); // VERSION_1
+                io.mmio_write(GuestPhys(bar + 0x14), &[11]);
+                io.mmio_write(GuestPhys(bar + 0x14), &[15]);
+                let after = memory.held_bytes().expect("the host says");
+                assert_eq!(memory.load::<u8>(RamOffset(1 << 20)), 7);
+                out.send(before - after).expect("somebody listens");
+            }
+        });
+        let rng = virtio::Rng::new(Arc::new(|_: &mut [u8]| Ok(())));
+        let config = MachineConfig { virtio: vec![Box::new(rng)], ..MachineConfig::default() };
+        let others = (1..cpus).map(|_| once(|_| ()));
+        let programs = std::iter::once(program).chain(others).collect();
+        let (_, mut machine) = machine(programs, config);
+        *lock(&memory_of_guest) = Some(machine.memory().clone());
+        machine.start().expect("starts");
+        [(); 2].map(|()| seen.recv_timeout(LIMIT).expect("the guest goes on"))
+    };
+    assert_eq!(held(1), [(1 << 20) - 4096, 0]);
+    assert_eq!(held(2), [0, 0]);
 }

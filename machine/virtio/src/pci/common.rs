@@ -44,6 +44,8 @@ pub(super) struct Common {
     pub(super) queues: Vec<QueueRegisters>,
     /// The driver asked for a reset that the worker has not granted yet.
     pub(super) resetting: bool,
+    /// Called before the device may touch guest memory.
+    pub(super) before_active: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Common {
@@ -65,6 +67,7 @@ impl Common {
             queue_select: 0,
             queues,
             resetting: false,
+            before_active: None,
             device,
             memory,
             signals,
@@ -195,6 +198,9 @@ impl Common {
 
     /// DRIVER_OK: queues are made of the registers, the worker gets them.
     fn activate(&mut self) {
+        if let Some(before) = &self.before_active {
+            before();
+        }
         let make = |registers: &QueueRegisters| {
             let enabled = registers.enabled.then_some(registers.layout);
             enabled.map(|layout| Queue::new(self.memory.clone(), layout, self.accepted)).transpose()

@@ -78,6 +78,12 @@ impl VirtioPci {
         Self { config, places, common, bells }
     }
 
+    /// Has this called each time a driver sets the device going, on the processor that does and before
+    /// the device may touch guest memory.
+    pub fn call_before_active(&mut self, before: Arc<dyn Fn() + Send + Sync>) {
+        self.common.before_active = Some(before);
+    }
+
     /// How many interrupt vectors the function of a device has.
     pub fn vectors(device: &dyn Device) -> usize {
         device.queue_sizes().len() + 1

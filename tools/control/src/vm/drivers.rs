@@ -18,7 +18,7 @@ const DRIVERS: &[Driver] = &[
     Driver { kind: 1, name: "virtio-net", config: "VIRTIO_NET", label: |n| format!(" (eth{n})") },
     Driver { kind: 2, name: "virtio-blk", config: "VIRTIO_BLK", label: |n| disk(n) },
     Driver { kind: 3, name: "virtio-console", config: "VIRTIO_CONSOLE", label: |n| console(n) },
-    Driver { kind: 18, name: "virtio-input", config: "VIRTIO_INPUT", label: |_| String::new() },
+    Driver { kind: 18, name: "virtio-input", config: "VIRTIO_INPUT", label: |n| input(n) },
     Driver { kind: 26, name: "virtio-fs", config: "VIRTIO_FS", label: |_| String::new() },
 ];
 
@@ -32,6 +32,10 @@ fn disk(number: usize) -> String {
 
 fn console(number: usize) -> String {
     format!(" (hvc{number})")
+}
+
+fn input(number: usize) -> String {
+    [" (keyboard)", " (tablet)"].get(number).map_or_else(String::new, |&name| name.into())
 }
 
 /// Watches what a guest does with its devices.
@@ -62,7 +66,10 @@ impl Unused {
             };
             if let Some(driver) = driver.filter(|_| !self.said.contains(&place)) {
                 let (name, label) = (driver.name, (driver.label)(number));
-                lines.push(format!("the guest never used {name}{label}: CONFIG_{config}?"));
+                let line = format!("the guest never used {name}{label}: CONFIG_{config}?");
+                if !lines.contains(&line) {
+                    lines.push(line); // of several shares once
+                }
                 self.said.push(place);
             }
         }

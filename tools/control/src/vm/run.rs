@@ -266,8 +266,8 @@ fn pack(
         hardware,
         network,
         hostname: HOSTNAME.into(),
+        shares: super::shares::for_init(&effective.shares, guest_root.root.as_ref()),
         root: guest_root.root,
-        shares: super::shares::for_init(&effective.shares),
         as_user: effective.as_user,
     })?;
     events_of(packed.missing, events);

@@ -67,6 +67,8 @@ pub struct Share {
     pub at: PathBuf,
     /// What becomes of changes.
     pub mode: ShareMode,
+    /// The current directory, which nobody asked for.
+    pub unasked: bool,
 }
 
 impl fmt::Display for Share {
@@ -135,7 +137,8 @@ fn home() -> Option<PathBuf> {
 /// The share that the current directory is without being asked for. The home directory itself, with
 /// what programs believe in it, is no project to work in.
 fn current_directory(current: &Path, home: Option<&Path>) -> Option<Share> {
-    let share = |mode| Some(Share { path: current.into(), at: current.into(), mode });
+    let share =
+        |mode| Some(Share { path: current.into(), at: current.into(), mode, unasked: true });
     match home {
         Some(home) if home != Path::new("/") && home != current && current.starts_with(home) => {
             share(ShareMode::ReadWrite)
@@ -161,7 +164,7 @@ fn resolve(wish: &ShareWish) -> Result<Share, RunError> {
     if !plain || at == Path::new("/") {
         return Err(RunError::ShareAt { at });
     }
-    Ok(Share { path, at, mode: wish.mode })
+    Ok(Share { path, at, mode: wish.mode, unasked: false })
 }
 
 /// Shares that are open.
@@ -202,12 +205,14 @@ fn tag(index: usize) -> String {
     format!("share{index}")
 }
 
-/// What init mounts.
-pub(super) fn for_init(shares: &[Share]) -> Vec<protocol::Share> {
+/// What init mounts. Where the root may be another than the host's, what nobody asked for may be missing.
+pub(super) fn for_init(shares: &[Share], root: Option<&HostRoot>) -> Vec<protocol::Share> {
+    let may_lack = root.is_some_and(|root| root.optional);
     let one = |(index, share): (usize, &Share)| protocol::Share {
         mode: share.mode,
         tag: tag(index).into_bytes(),
         path: share.at.as_os_str().as_bytes().to_vec(),
+        optional: share.unasked && may_lack,
     };
     shares.iter().enumerate().map(one).collect()
 }

@@ -584,8 +584,10 @@ impl Library {
 
     /// Drops everything.
     pub(super) fn clear(&mut self, tlb: &mut Tlb) {
-        (0..REGIONS).for_each(|region| self.empty(region, tlb));
-        self.code.begin(0);
+        for region in (0..REGIONS).rev() {
+            self.empty(region, tlb);
+            self.code.begin(region);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! A vCPU with little to do gives back what it keeps to be fast: translated code, decoded blocks and
-//! tables of contexts come back when they are needed.
+//! tables of contexts come back when they are needed, and so do the pages of the program itself.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use super::SoftVcpu;
 use crate::sys::host;
 
 /// How long it must have had little to do.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(10);
 /// Instructions in that time: ticks and what polls, a thousandth of what it could execute.
-const LITTLE: u64 = 40_000_000;
+const LITTLE: u64 = 20_000_000;
 /// Code that it needs for those may stay.
 const WORTH: usize = 3 << 20;
 
@@ -46,6 +46,7 @@ impl SoftVcpu {
             self.drop_all_code();
             self.cpu.bus.tlb.give_up_idle();
             host::trim_heap();
+            host::let_program_go();
         }
     }
 }

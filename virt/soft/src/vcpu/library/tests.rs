@@ -180,3 +180,27 @@ fn nothing_grows_while_one_page_is_written_and_run_for_ever() {
     }
     assert!(world.regions_dropped > 100 && most < 20_000, "{most} of {}", world.regions_dropped);
 }
+
+/// Bytes of code in the whole pages of a region.
+fn code_in(world: &World, region: usize) -> usize {
+    let code = &world.library.code;
+    let std::ops::Range { start, end } = code.addresses(region);
+    let place = |address: u64| code.place(address).expect("a region's");
+    let places = place(start).next_multiple_of(4096)..place(end - 1) & !4095;
+    places.step_by(4).map(|at| code.read(at)).filter(|bytes| *bytes != [0; 4]).count() * 4
+}
+
+#[test]
+fn clearing_gives_the_code_of_all_regions_back() {
+    let mut world = World::new();
+    while world.library.code.current() < 2 {
+        world.add();
+    }
+    assert!((0..2).all(|region| code_in(&world, region) > 0));
+    world.library.clear(&mut world.tlb);
+    assert!((0..3).all(|region| code_in(&world, region) == 0));
+    assert_eq!(world.library.code.current(), 0);
+    world.blocks.clear();
+    world.links.clear();
+    (0..10).for_each(|_| world.add());
+}
