@@ -1,5 +1,6 @@
 //! A network card under a hostile driver, on a network that gives it frames of any size
-//! (machine/virtio): registers in any order, rings, frames and commands of any content.
+//! (machine/virtio): registers in any order, rings, frames and commands of any content, with one pair of
+//! queues or three.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,8 @@ use x86::GuestPhys;
 use crate::cursor::Cursor;
 
 const RAM: u64 = 0x4_0000;
-const QUEUES: u64 = 3;
+/// Pairs of a card that has several.
+const PAIRS: u32 = 3;
 const ENTRIES: u16 = 16;
 const STEPS: usize = 256;
 const COMMON: u64 = 0;
@@ -41,18 +43,20 @@ pub fn network_card(data: &[u8]) {
     let memory = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
     let mut cursor = Cursor::new(data);
     let setting = cursor.u8();
+    let pairs = if setting >> 6 & 1 == 0 { 1 } else { PAIRS };
     let (link, seen) = link(0, cursor.take(16));
     let line = Arc::new(Line::default());
-    let card = Box::new(Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500));
+    let card = Box::new(Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500, pairs));
+    let queues = 2 * u64::from(pairs) + 1;
     let mut function = VirtioPci::new(card, memory.clone(), line.clone(), virtio::Rings::Inline);
     if setting & 1 == 0 {
-        negotiate(&mut function, setting);
+        negotiate(&mut function, queues, setting);
     }
     for _ in 0..STEPS {
         if cursor.is_empty() {
             break;
         }
-        step(&mut function, &memory, &seen, &mut cursor);
+        step(&mut function, &memory, queues, &seen, &mut cursor);
     }
     // Whatever happened, a reset ends it and the device can be had again.
     write(&mut function, COMMON + 0x14, &[0]);
@@ -61,10 +65,10 @@ pub fn network_card(data: &[u8]) {
     assert_eq!(status, [0], "an inline device resets at once");
     function.bar_read(0, 0x1000, &mut [0]);
     assert!(!line.0.load(Ordering::Relaxed), "nothing interrupts after a reset");
-    for queue in 0..QUEUES {
+    for queue in 0..queues {
         memory.write_physical(GuestPhys(available(queue)), &[0; 4]).expect("RAM");
     }
-    negotiate(&mut function, 0);
+    negotiate(&mut function, queues, 0);
     function.bar_read(0, COMMON + 0x14, &mut status);
     assert_eq!(status, [0xf], "empty rings are sound ones");
 }
@@ -74,7 +78,7 @@ fn write(function: &mut VirtioPci, offset: u64, bytes: &[u8]) {
 }
 
 /// What a sound driver does up to DRIVER_OK, with some of the features.
-fn negotiate(function: &mut VirtioPci, setting: u8) {
+fn negotiate(function: &mut VirtioPci, queues: u64, setting: u8) {
     const OFFLOADS: u32 = 1 | 1 << 1 | 1 << 2 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
     const CONTROL: u32 = 1 << 17 | 1 << 18 | 1 << 23;
     let pick = |bit: u8, features: u32| if setting >> bit & 1 == 0 { features } else { 0 };
@@ -82,7 +86,8 @@ fn negotiate(function: &mut VirtioPci, setting: u8) {
         | pick(2, 1 << 15)
         | pick(3, CONTROL)
         | pick(4, 1 << 28)
-        | pick(5, 1 << 29);
+        | pick(5, 1 << 29)
+        | if queues > 3 { pick(7, 1 << 22) } else { 0 };
     write(function, COMMON + 0x14, &[1]);
     write(function, COMMON + 0x14, &[3]);
     for (half, features) in [(0_u32, low), (1, 1)] {
@@ -90,7 +95,7 @@ fn negotiate(function: &mut VirtioPci, setting: u8) {
         write(function, COMMON + 12, &features.to_le_bytes());
     }
     write(function, COMMON + 0x14, &[0xb]);
-    for queue in 0..QUEUES {
+    for queue in 0..queues {
         write(function, COMMON + 0x16, &(queue as u16).to_le_bytes());
         write(function, COMMON + 0x18, &ENTRIES.to_le_bytes());
         let places = [(0x20, descriptors(queue)), (0x28, available(queue)), (0x30, used(queue))];
@@ -105,12 +110,16 @@ fn negotiate(function: &mut VirtioPci, setting: u8) {
 fn step(
     function: &mut VirtioPci,
     memory: &GuestMemory,
+    queues: u64,
     seen: &Mutex<Seen>,
     cursor: &mut Cursor<'_>,
 ) {
     let operation = cursor.u8();
     let width = [1, 2, 4, 8][usize::from(operation >> 6)];
-    let queue = u64::from(operation >> 4 & 3) % QUEUES;
+    let queue = match queues {
+        3 => u64::from(operation >> 4 & 3) % 3,
+        _ => u64::from(operation >> 3 & 7) % queues,
+    };
     match operation & 7 {
         0 => descriptor(memory, queue, cursor),
         1 | 2 => {
@@ -127,6 +136,12 @@ fn step(
         }
         3 => {
             let address = GuestPhys(BUFFERS + u64::from(cursor.u8()) * 0x100);
+            if queues > 3 && width == 8 {
+                // How many pairs are to be used.
+                let command = [4, 0, cursor.u8() & 7, 0];
+                memory.write_physical(address, &command).expect("RAM");
+                return;
+            }
             memory.write_physical(address, cursor.take(24)).expect("RAM");
         }
         4 => {
@@ -207,6 +222,12 @@ impl Seen {
     }
 }
 
+/// The beginning of a UDP packet for whoever hears broadcasts.
+const PACKET: [u8; 38] = [
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17,
+    0, 0, 10, 0, 2, 2, 10, 0, 2, 15, 0, 53, 0, 0,
+];
+
 struct Nowhere;
 
 impl Waiter for Nowhere {
@@ -237,6 +258,11 @@ impl Backend for Link {
         let most = if large { buffer.len() } else { buffer.len().min(1514) };
         let length = size.clamp(1, most);
         buffer[..length].fill(0xff);
+        // Each second one is a packet of one of some flows.
+        if size & 4 != 0 && length >= PACKET.len() {
+            buffer[..PACKET.len()].copy_from_slice(&PACKET);
+            buffer[37] = at as u8;
+        }
         Some((Header::default(), length))
     }
 
