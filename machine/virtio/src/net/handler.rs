@@ -312,7 +312,8 @@ impl NetHandler {
         let late = self.coming.due().map(|(_, frame)| self.pair_of(frame));
         let mut more = false;
         for pair in 0..self.pairs {
-            let wants = self.buffers[pair].room(shape).is_none() || late == Some(pair);
+            let buffers = &self.buffers[pair];
+            let wants = buffers.room(shape).is_none() || late == Some(pair) && buffers.lacks(shape);
             if let Some(queue) = queues.get(receive_queue(pair)).filter(|_| wants) {
                 more |= queue.arm_doorbell();
             }

@@ -3,6 +3,7 @@
 
 use snapshot::State;
 
+use super::steering::Flows;
 use super::*;
 use crate::state::{ModelV1, VirtioV1};
 use crate::testing::{Machine, through_bytes};
@@ -326,4 +327,46 @@ fn a_card_saved_before_there_were_pairs_has_one() {
     assert_eq!(state.to_sections()[1].version, 2);
     state.model = ModelV1::Net(NetV2::from(NetV1 { driver: None, ..old }));
     through_bytes(&state);
+}
+
+#[test]
+fn a_card_that_waits_for_one_pair_s_buffers_does_not_go_round() {
+    for delay in [Duration::ZERO, Duration::from_millis(5)] {
+        let guests: Vec<_> = (0..5).map(|_| Guest::new(16)).collect();
+        let queue = |guest: &Guest| Some(guest.queue(0).expect("a sound queue"));
+        let mut queues = Queues::new(guests.iter().map(queue).collect());
+        let [mut first, _, mut second, _, mut control] =
+            <[_; 5]>::try_from(guests).ok().expect("five");
+        let host = Memory::default();
+        let backend: Arc<Mutex<Box<dyn Backend>>> = Arc::new(Mutex::new(Box::new(host.clone())));
+        let faults = (Faults { delay, ..Faults::default() }, &Waker::none());
+        let mut handler = NetHandler::new(backend, MRG_RXBUF | MQ, (OWN, 1500), 2, faults);
+        control.write(BUFFERS, &[4, 0, 2, 0]);
+        control.offer_chain(0, &[(BUFFERS, 4, false), (BUFFERS + 8, 1, true)]);
+        let mut round = || {
+            handler.process(&mut queues).expect("sound rings");
+            queues.take_results().1
+        };
+        while round() {}
+        for at in 0..8 {
+            first.offer_chain(at, &[(BUFFERS + 0x800 * u64::from(at), 2048, true)]);
+        }
+        second.offer_chain(0, &[(BUFFERS, 2048, true)]);
+        // Two frames of a flow that has the second pair by its hash, between them one of none.
+        let port = (0..).find(|port| Flows::default().pair(&frame(*port, true), 2) == 1);
+        let mut frames = vec![frame(port.expect("one of them"), true); 2];
+        frames.insert(1, [[0xff; 12], [0; 12]].concat());
+        host.seen().waiting.extend(frames.into_iter().map(|frame| (Header::default(), frame)));
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while begun.elapsed() < 4 * delay || rounds < 4 {
+            rounds = if round() { 0 } else { rounds + 1 };
+            assert!(begun.elapsed() < Duration::from_secs(20), "it has nothing to do");
+        }
+        assert_eq!((first.used_index(), second.used_index()), (0, 1), "{delay:?}");
+        second.offer_chain(1, &[(BUFFERS + 0x800, 2048, true)]);
+        second.offer_chain(2, &[(BUFFERS + 0x1000, 2048, true)]);
+        while round() {}
+        assert_eq!((first.used_index(), second.used_index()), (1, 2), "{delay:?}");
+    }
 }
