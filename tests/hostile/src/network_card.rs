@@ -52,6 +52,12 @@ pub fn network_card(data: &[u8]) {
     if setting & 1 == 0 {
         negotiate(&mut function, queues, setting);
     }
+    if pairs > 1 && cursor.u8() & 1 == 0 {
+        // All pairs in use, with a buffer or two each.
+        for [what, number] in [[0, 3], [0x22, 0], [0x42, 1], [0x62, 2], [0x82, 1], [0xa2, 2]] {
+            sound(&mut function, &memory, queues, [what, number]);
+        }
+    }
     for _ in 0..STEPS {
         if cursor.is_empty() {
             break;
@@ -122,25 +128,11 @@ fn step(
     };
     match operation & 7 {
         0 => descriptor(memory, queue, cursor),
-        1 | 2 => {
-            // One more entry, and the doorbell.
-            let mut index = [0; 2];
-            memory.read_physical(GuestPhys(available(queue) + 2), &mut index).expect("RAM");
-            let index = u16::from_le_bytes(index);
-            let entry = GuestPhys(available(queue) + 4 + 2 * u64::from(index % ENTRIES));
-            let head = u16::from(cursor.u8() & 31).to_le_bytes();
-            memory.write_physical(entry, &head).expect("RAM");
-            let next = index.wrapping_add(1).to_le_bytes();
-            memory.write_physical(GuestPhys(available(queue) + 2), &next).expect("RAM");
-            write(function, NOTIFY + 4 * queue, &[0, 0]);
-        }
+        1 | 2 => offer(function, memory, queue, cursor.u8() & 31),
         3 => {
             let address = GuestPhys(BUFFERS + u64::from(cursor.u8()) * 0x100);
             if queues > 3 && width == 8 {
-                // How many pairs are to be used.
-                let command = [4, 0, cursor.u8() & 7, 0];
-                memory.write_physical(address, &command).expect("RAM");
-                return;
+                return sound(function, memory, queues, [cursor.u8(), cursor.u8()]);
             }
             memory.write_physical(address, cursor.take(24)).expect("RAM");
         }
@@ -161,6 +153,55 @@ fn step(
             memory.write_physical(address, cursor.take(8)).expect("RAM");
         }
     }
+}
+
+/// What a sound driver of several pairs does: it says how many it uses, has a buffer for frames, or sends one of
+/// some flow.
+fn sound(function: &mut VirtioPci, memory: &GuestMemory, queues: u64, [what, number]: [u8; 2]) {
+    let pair = u64::from(number) % (queues / 2);
+    let slot = what >> 4;
+    let place = BUFFERS + 0x800 * u64::from(slot);
+    let put = |address: u64, bytes: &[u8]| {
+        memory.write_physical(GuestPhys(address), bytes).expect("RAM");
+    };
+    let (queue, first, second) = match what & 3 {
+        0 | 1 => {
+            put(place, &[4, 0, number & 7, number >> 7]);
+            // Behind the pairs, or where it is without them.
+            (if what & 1 == 0 { queues - 1 } else { 2 }, (4, 0), (1, 2))
+        }
+        2 => (2 * pair, (1000, 2), (1000, 2)),
+        _ => {
+            put(place, &[0; 12]);
+            put(place + 0x400, &[&PACKET[..], &[0; 22]].concat());
+            put(place + 0x400 + 34, &[0, number >> 4]);
+            (2 * pair + 1, (12, 0), (60, 0))
+        }
+    };
+    let table = descriptors(queue);
+    let parts = [(place, first, 1_u16, (slot + 1) % 16), (place + 0x400, second, 0, 0)];
+    for (at, (address, (length, write), more, next)) in
+        [slot, (slot + 1) % 16].into_iter().zip(parts)
+    {
+        let mut bytes = address.to_le_bytes().to_vec();
+        bytes.extend(u32::to_le_bytes(length));
+        bytes.extend((more | write).to_le_bytes());
+        bytes.extend([next, 0]);
+        put(table + 16 * u64::from(at), &bytes);
+    }
+    offer(function, memory, queue, slot);
+}
+
+/// One more entry, and the doorbell.
+fn offer(function: &mut VirtioPci, memory: &GuestMemory, queue: u64, head: u8) {
+    let mut index = [0; 2];
+    memory.read_physical(GuestPhys(available(queue) + 2), &mut index).expect("RAM");
+    let index = u16::from_le_bytes(index);
+    let entry = GuestPhys(available(queue) + 4 + 2 * u64::from(index % ENTRIES));
+    memory.write_physical(entry, &u16::from(head).to_le_bytes()).expect("RAM");
+    let next = index.wrapping_add(1).to_le_bytes();
+    memory.write_physical(GuestPhys(available(queue) + 2), &next).expect("RAM");
+    write(function, NOTIFY + 4 * queue, &[0, 0]);
 }
 
 /// A descriptor that is more often sound than random bytes are.
