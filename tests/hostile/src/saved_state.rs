@@ -50,7 +50,7 @@ pub fn saved_state(data: &[u8]) {
     bench.function.worker().stop();
     drop(quiet);
     let Ok(state) = VirtioV1::from_sections(&sections) else { return };
-    assert_eq!(state.to_sections(), sections, "each state has one form");
+    assert_one_form(&state, &sections);
     let Ok((mut bench, quiet)) = restored(&state, &bench.memory) else { return };
     let again = bench.function.save(&quiet);
     let others = Arc::new(GuestMemory::new(&[(GuestPhys(0), RAM)]).expect("256 KiB can be had"));
@@ -74,18 +74,30 @@ fn file(data: &[u8]) {
     // The same bytes behind sound heads and sums.
     let at = usize::from(data.first().copied().unwrap_or(0)).min(data.len());
     let (first, second) = data.split_at(at);
-    let section = |name: &[u8; 4], bytes: &[u8]| Section {
+    let section = |name: &[u8; 4], version: u16, bytes: &[u8]| Section {
         kind: snapshot::Kind(*name),
-        version: 1,
+        version,
         bytes: bytes.to_vec(),
     };
     let names = [b"vblk", b"vnet", b"vfs ", b"vcon", b"vsok", b"vrng", b"vbal", b"vinp"];
-    let sections = [section(b"vpci", first), section(names[data.len() % 8], second)];
+    // The card's have two versions.
+    let version = if data.len() % 16 == 9 { 2 } else { 1 };
+    let sections = [section(b"vpci", 1, first), section(names[data.len() % 8], version, second)];
     let bytes = snapshot::write(&sections);
     assert_eq!(snapshot::read(&bytes, LIMITS).as_deref(), Ok(&sections[..]));
     if let Ok(state) = VirtioV1::from_sections(&sections) {
-        assert_eq!(state.to_sections(), sections, "each state has one form");
+        assert_one_form(&state, &sections);
     }
+}
+
+/// Each state has one form; what an earlier version saved is written as the latest.
+fn assert_one_form(state: &VirtioV1, sections: &[Section; 2]) {
+    let mut now = state.to_sections();
+    if now[1].version > sections[1].version {
+        assert_eq!(VirtioV1::from_sections(&now).as_ref(), Ok(state), "it comes back as it was");
+        now[1] = sections[1].clone();
+    }
+    assert_eq!(&now, sections, "each state has one form");
 }
 
 fn some_bench(which: u8) -> Bench {
@@ -94,7 +106,8 @@ fn some_bench(which: u8) -> Bench {
         5 => around(Box::new(Block::new(Small::empty(), "hostile", 2)), nobody(), memory()),
         6 => {
             let (link, seen) = link(8, &[3, 90, 200]);
-            let card = Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500);
+            let pairs = u32::from(which / 7 % 4);
+            let card = Net::new(Box::new(link), [0x52, 0x54, 0, 1, 2, 3], 1500, pairs);
             let host = move |cursor: &mut Cursor<'_>| {
                 seen.lock().expect("no holder panics").add(u32::from(cursor.u8() & 15));
             };

@@ -60,6 +60,7 @@ fn transfers(report: &mut Report, bench: &Bench<'_>) {
             bench.both_ways(&bench.v4.seen_at(GATEWAY), 64 * MIB, &["-c", cpus])
         });
     }
+    report.case("network_each_of_two_cpus_has_queues_of_its_own_and_uses_them", || bench.queues());
     report.case("network_64_mib_go_each_way_over_ipv6", || match &bench.v6 {
         Some(server) => bench.both_ways(&server.seen_at(GATEWAY6), 64 * MIB, &[]),
         None => Ok(Verdict::Skipped("this host has no IPv6".into())),
@@ -174,6 +175,32 @@ impl Bench<'_> {
             println!("  {told}");
         }
         seen.expect(both == [true; 2], &format!("{line}twice"))
+    }
+
+    /// Connections both ways of the second processor, then of the first: each has its frames on its own queues.
+    fn queues(&self) -> Result<Verdict> {
+        const LIST: &str = "ls /sys/class/net/eth0/queues";
+        let one = self.shell(&["-c", "1"], LIST)?;
+        if one.stdout != "rx-0\ntx-0\n" {
+            return one.expect(false, "one pair of queues for one processor");
+        }
+        let to = self.v4.seen_at(GATEWAY);
+        let script = format!(
+            "told() {{ grep -e '-input\\.' /proc/interrupts; }}; {LIST}; told; for cpu in 1 0; do \
+             for way in receive send receive send; do \
+             taskset -c $cpu $0 net $way {to} {} & done; wait; told; done",
+            4 * MIB
+        );
+        let seen = self.shell(&[LOOPBACK, "-c", "2"], &script)?;
+        let named = seen.stdout.starts_with("rx-0\nrx-1\ntx-0\ntx-1\n");
+        let whole = seen.stdout.matches(&sum_line(4 * MIB)).count() == 8;
+        let [first, second] = ["-input.0", "-input.1"].map(|name| growth(&seen.stdout, name));
+        println!("  interrupts of the receive queues: {first:?}, {second:?}");
+        let own = matches!((&first[..], &second[..]), ([a, b], [c, d]) if c > a && b > d);
+        seen.expect(
+            named && whole && own,
+            "two pairs of queues, 8 sums, interrupts of its own each",
+        )
     }
 
     /// The first name that this host can look up is what the guest finds, too.
@@ -329,7 +356,8 @@ impl Bench<'_> {
              $0 net send {to} {MIB}",
             to = peer.seen_at(HOST)
         );
-        let seen = self.shell(&[&format!("--net=tap={name}")], &script);
+        // Two processors: the card spreads what the interface's one queue has.
+        let seen = self.shell(&[&format!("--net=tap={name}"), "-c", "2"], &script);
         server.kill()?;
         server.wait()?;
         let (seen, line) = (seen?, sum_line(MIB));
@@ -337,6 +365,17 @@ impl Bench<'_> {
         let whole = seen.stdout.matches(&line).count() == 2;
         seen.expect(lease && whole, "the lease's name server, and the sum twice")
     }
+}
+
+/// How often an interrupt of this name came, on all processors, between each two of the times that
+/// /proc/interrupts was told.
+fn growth(text: &str, name: &str) -> Vec<u64> {
+    let lines = text.lines().filter(|line| line.ends_with(name));
+    let count = |line: &str| -> u64 {
+        line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum()
+    };
+    let counts: Vec<_> = lines.map(count).collect();
+    counts.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
 /// The body of /numbers, once the guest serves it.

@@ -1,4 +1,4 @@
-//! The control queue (virtio 1.2, 5.1.6.5): receive mode, addresses, offloads.
+//! The control queue (virtio 1.2, 5.1.6.5): receive mode, addresses, offloads, queue pairs.
 //!
 //! ```text
 //! readable  class u8, command u8, data      writable  ack u8
@@ -8,7 +8,7 @@
 //! is answered with 1.
 
 use super::filter::{Filter, Mac, is_one_card};
-use super::{CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, Offload};
+use super::{CTRL_GUEST_OFFLOADS, CTRL_MAC_ADDR, CTRL_RX, MQ, Offload};
 use crate::queue::{Broken, Chain};
 
 const OK: u8 = 0;
@@ -16,6 +16,7 @@ const ERROR: u8 = 1;
 
 const RECEIVE_MODE: u8 = 0;
 const ADDRESS: u8 = 1;
+const PAIRS: u8 = 4;
 const OFFLOADS: u8 = 5;
 
 const TABLES: u8 = 0;
@@ -28,12 +29,20 @@ const MOST: u32 = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Control {
     pub(super) filter: Filter,
-    /// Since the last look: the driver's new address, and what it takes from now on.
+    /// Pairs of queues there are.
+    pairs: usize,
+    /// Since the last look: the driver's new address, what it takes from now on, and how many pairs it uses.
     pub(super) new_address: Option<Mac>,
     pub(super) new_offload: Option<Offload>,
+    pub(super) new_pairs: Option<usize>,
 }
 
 impl Control {
+    /// Nothing asked for yet, of a card with so many pairs.
+    pub(super) fn new(pairs: usize) -> Self {
+        Self { pairs, ..Self::default() }
+    }
+
     /// Does what a chain asks, and answers.
     pub(super) fn serve(&mut self, chain: &mut Chain, features: u64) -> Result<(), Broken> {
         if chain.writable() == 0 {
@@ -68,6 +77,12 @@ impl Control {
                 let address: Mac = data.try_into().ok()?;
                 is_one_card(address).then_some(())?;
                 self.new_address = Some(address);
+            }
+            (PAIRS, 0) => {
+                has(MQ)?;
+                let pairs = usize::from(u16::from_le_bytes(data.try_into().ok()?));
+                (1..=self.pairs).contains(&pairs).then_some(())?;
+                self.new_pairs = Some(pairs);
             }
             (OFFLOADS, 0) => {
                 has(CTRL_GUEST_OFFLOADS)?;

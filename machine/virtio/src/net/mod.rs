@@ -1,22 +1,26 @@
 //! The network device (virtio 1.2, 5.1) over a [`Backend`].
 //!
 //! ```text
-//! queue 0 receive   queue 1 transmit   queue 2 control
+//! queue 0 receive   queue 1 transmit   queue 2 control                  one pair, or MQ not negotiated
+//! queue 2n receive  queue 2n + 1 transmit of pair n, then control       MQ, a pair for each processor
 //! ```
 //!
 //! Large TCP segments and unfinished checksums go through in both directions as far as driver and
-//! backend agree; received frames may lie in several buffers. One pair of queues: a VM has few
-//! processors here, and one thread serves them all. Without `CTRL_RX` (only a link that others share
+//! backend agree; received frames may lie in several buffers. A VM with several processors has as many pairs of
+//! queues, so that each has its own locks and interrupts, and finds a flow's frames where it sends them; one
+//! thread serves all. Without `CTRL_RX` (only a link that others share
 //! needs it) a driver has nothing to wait for when it joins groups; without `STATUS` the link is up from
 //! the first moment on, whereas Linux asks, and then sends nothing for up to a second. Invariants: a frame is at most
 //! [`FRAME_MAX`] bytes; one that cannot be sent is dropped, as on a wire; what the backend has is
-//! asked for only when there is room for it.
+//! asked for only when there is room for it; no frame comes on a pair that the driver does not use.
 
+mod buffers;
 mod control;
 mod filter;
 mod handler;
 mod header;
 mod saved;
+mod steering;
 
 use std::sync::{Arc, Mutex};
 
@@ -25,7 +29,7 @@ use crate::state::{ModelV1, StateError};
 use crate::worker::Waker;
 use handler::NetHandler;
 pub use header::Header;
-pub use saved::{NetDriverV1, NetV1};
+pub use saved::{NetDriverV1, NetDriverV2, NetV1, NetV2};
 
 /// Largest frame: an Ethernet header and what an IPv4 packet's length can say.
 pub const FRAME_MAX: usize = 14 + 65_535;
@@ -42,10 +46,13 @@ const HOST_TSO6: u64 = 1 << 12;
 const MRG_RXBUF: u64 = 1 << 15;
 const CTRL_VQ: u64 = 1 << 17;
 const CTRL_RX: u64 = 1 << 18;
+const MQ: u64 = 1 << 22;
 const CTRL_MAC_ADDR: u64 = 1 << 23;
 
 const QUEUE: u16 = 256;
 const CONTROL_QUEUE: u16 = 64;
+/// More pairs of queues than that help nobody: one thread serves them.
+const MOST_PAIRS: u16 = 16;
 
 /// What the driver takes: unfinished checksums, and large TCP segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,13 +118,16 @@ pub struct Net {
     mtu: u16,
     features: u64,
     waiter: Arc<dyn Waiter>,
+    queues: Vec<u16>,
     /// What the driver of a saved card had set, until it goes on.
-    resumed: Option<NetDriverV1>,
+    resumed: Option<NetDriverV2>,
 }
 
 impl Net {
-    /// A card with this Ethernet address on a link of this MTU.
-    pub fn new(backend: Box<dyn Backend>, mac: [u8; 6], mtu: u16) -> Self {
+    /// A card with this Ethernet address on a link of this MTU. It has a pair of queues for each of `cpus`,
+    /// up to a bound.
+    pub fn new(backend: Box<dyn Backend>, mac: [u8; 6], mtu: u16, cpus: u32) -> Self {
+        let pairs = cpus.clamp(1, MOST_PAIRS.into()) as u16;
         let mut features = MTU | MAC | MRG_RXBUF | CTRL_VQ | CTRL_MAC_ADDR;
         if backend.is_shared() {
             features |= CTRL_RX;
@@ -125,20 +135,30 @@ impl Net {
         if backend.takes_large() {
             features |= CSUM | HOST_TSO4 | HOST_TSO6 | Offload::FEATURES | CTRL_GUEST_OFFLOADS;
         }
+        if pairs > 1 {
+            features |= MQ;
+        }
+        let mut queues = vec![QUEUE; 2 * usize::from(pairs)];
+        queues.push(CONTROL_QUEUE);
         let waiter = backend.waiter();
         let backend = Arc::new(Mutex::new(backend));
-        Self { backend, mac, mtu, features, waiter, resumed: None }
+        Self { backend, mac, mtu, features, waiter, queues, resumed: None }
+    }
+
+    fn pairs(&self) -> u16 {
+        self.queues.len() as u16 / 2
     }
 
     fn handler(&self, features: u64, waker: &Waker) -> NetHandler {
         let faults = (waker.faults(), waker);
-        NetHandler::new(self.backend.clone(), features, self.mac, self.mtu, faults)
+        let pairs = usize::from(self.pairs());
+        NetHandler::new(self.backend.clone(), features, (self.mac, self.mtu), pairs, faults)
     }
 
     fn config(&self) -> [u8; 12] {
         let mut config = [0; 12];
         config[..6].copy_from_slice(&self.mac);
-        config[8..10].copy_from_slice(&1_u16.to_le_bytes()); // queue pairs
+        config[8..10].copy_from_slice(&self.pairs().to_le_bytes());
         config[10..].copy_from_slice(&self.mtu.to_le_bytes());
         config
     }
@@ -159,7 +179,7 @@ impl Device for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE, QUEUE, CONTROL_QUEUE]
+        &self.queues
     }
 
     fn features(&self) -> u64 {
@@ -183,7 +203,12 @@ impl Device for Net {
     }
 
     fn save(&self) -> ModelV1 {
-        ModelV1::Net(NetV1 { mac: self.mac, mtu: self.mtu, driver: self.resumed.clone() })
+        ModelV1::Net(NetV2 {
+            mac: self.mac,
+            mtu: self.mtu,
+            pairs: self.pairs(),
+            driver: self.resumed.clone(),
+        })
     }
 
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {

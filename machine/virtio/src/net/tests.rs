@@ -1,5 +1,6 @@
 //! A card on a backend that remembers, three queues, and what a driver may and may not do.
 
+mod pairs;
 mod saved;
 
 use std::collections::VecDeque;
@@ -113,7 +114,7 @@ impl Bench {
         let [receive, transmit, control] = guests;
         let host = Memory::default();
         let backend: Arc<Mutex<Box<dyn Backend>>> = Arc::new(Mutex::new(Box::new(host.clone())));
-        let handler = NetHandler::new(backend, features, OWN, 1500, (faults, &Waker::none()));
+        let handler = NetHandler::new(backend, features, (OWN, 1500), 1, (faults, &Waker::none()));
         Self { receive, transmit, control, queues, handler, host }
     }
 
@@ -253,6 +254,9 @@ fn without_merging_a_frame_has_one_chain() {
     bench.host.seen().waiting.push_back((Header::default(), frame_to(OWN, 60)));
     assert!(bench.process().is_err(), "five bytes hold no header");
     assert_eq!(bench.receive.used(1), (2, 72), "what came before went its way");
+    let mut bench = Bench::new(0);
+    bench.receive.offer_chain(0, &[(BUFFERS, 12, true)]);
+    assert!(bench.process().is_err(), "a header's bytes hold no frame");
 }
 
 #[test]
@@ -310,7 +314,7 @@ fn commands_that_are_none_change_nothing() {
 #[test]
 fn the_driver_sees_address_and_mtu_and_each_start_is_a_new_one() {
     let host = Memory::default();
-    let card = Net::new(Box::new(host.clone()), OWN, 1500);
+    let card = Net::new(Box::new(host.clone()), OWN, 1500, 1);
     let mut config = [0; 14];
     card.config_read(0, &mut config);
     assert_eq!(config, [0x52, 0x54, 0, 0x12, 0x34, 0x56, 0, 0, 1, 0, 0xdc, 5, 0, 0]);
@@ -318,7 +322,7 @@ fn the_driver_sees_address_and_mtu_and_each_start_is_a_new_one() {
     assert_eq!(card.features(), ALL | more);
     assert_eq!(host.seen().resets, 0);
     let none = (Faults::default(), &Waker::none());
-    drop(NetHandler::new(card.backend.clone(), GUEST_TSO4, OWN, 1500, none));
+    drop(NetHandler::new(card.backend.clone(), GUEST_TSO4, (OWN, 1500), 1, none));
     let seen = host.seen();
     assert_eq!((seen.resets, seen.offload), (1, Offload::default()));
 }
@@ -362,7 +366,7 @@ fn delayed_frames_take_their_time_and_come_in_order() {
 
 #[test]
 fn a_late_frame_waits_for_buffers_that_hold_it() {
-    let delay = Duration::from_millis(1);
+    let delay = Duration::from_millis(50);
     let mut bench = Bench::faulty(ALL, Faults { delay, ..Faults::default() });
     bench.room(0, 2, 2048);
     bench.arrives(frame_to(OWN, 2000));

@@ -21,7 +21,7 @@ use crate::block::BlockV1;
 use crate::console::ConsoleV1;
 use crate::fs::FsV1;
 use crate::input::InputV1;
-use crate::net::NetV1;
+use crate::net::NetV2;
 use crate::queue::Broken;
 use crate::rng::RngV1;
 use crate::vsock::VsockV1;
@@ -72,7 +72,7 @@ impl StateError {
     }
 }
 
-/// What a model saves, first version of each.
+/// What a model saves, in the latest version of each; earlier ones are read as these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum ModelV1 {
@@ -81,7 +81,7 @@ pub enum ModelV1 {
     Console(ConsoleV1),
     Fs(FsV1),
     Input(InputV1),
-    Net(NetV1),
+    Net(NetV2),
     Rng(RngV1),
     Vsock(VsockV1),
 }
@@ -107,7 +107,7 @@ impl ModelV1 {
             ConsoleV1::KIND => Self::Console(ConsoleV1::from_section(section)?),
             FsV1::KIND => Self::Fs(FsV1::from_section(section)?),
             InputV1::KIND => Self::Input(InputV1::from_section(section)?),
-            NetV1::KIND => Self::Net(NetV1::from_section(section)?),
+            NetV2::KIND => Self::Net(NetV2::from_any(section)?),
             RngV1::KIND => Self::Rng(RngV1::from_section(section)?),
             VsockV1::KIND => Self::Vsock(VsockV1::from_section(section)?),
             _ => return Err(SnapshotError::Value("a virtio device of a kind")),

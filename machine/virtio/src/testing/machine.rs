@@ -10,6 +10,7 @@ use snapshot::Limits;
 
 use super::{Guest, Recorder};
 use crate::device::Device;
+use crate::faults::Faults;
 use crate::features::VERSION_1;
 use crate::pci::{Rings, VirtioPci};
 use crate::state::{ModelV1, VirtioV1};
@@ -36,6 +37,24 @@ impl Machine {
         features: u64,
         inline: bool,
     ) -> Self {
+        Self::faulty(make, features, inline, Faults::default())
+    }
+
+    /// One on a thread of its own with something wrong.
+    pub(crate) fn with_faults(
+        make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
+        features: u64,
+        faults: Faults,
+    ) -> Self {
+        Self::faulty(make, features, false, faults)
+    }
+
+    fn faulty(
+        make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
+        features: u64,
+        inline: bool,
+        faults: Faults,
+    ) -> Self {
         let first = Guest::new(SIZE);
         let device = make(&first.memory);
         let sizes = device.queue_sizes().to_vec();
@@ -48,6 +67,7 @@ impl Machine {
         let recorder = Arc::new(Recorder::default());
         let function =
             VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings(inline));
+        function.worker().set_faults(faults);
         let mut machine = Self { queues, recorder, function, inline, thread: None };
         machine.run();
         machine.negotiate(features);

@@ -137,7 +137,8 @@ pub(crate) struct Run {
     ///
     /// On the user network the guest is 10.0.2.15 and reaches what you reach, except this host's
     /// loopback address; `user,loopback` makes that 10.0.2.2 in the guest. Kernels that are no Linux and
-    /// deterministic runs have no network unless asked for.
+    /// deterministic runs have no network unless asked for. With several CPUs the card has a pair of
+    /// queues for each (up to 16). See docs/network.md.
     #[arg(long, value_name = "NETWORK")]
     net: Option<String>,
     /// Let a port of this host lead to one of the guest's; on 127.0.0.1 unless an address says more

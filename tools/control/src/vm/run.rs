@@ -70,7 +70,7 @@ impl Vm {
         let session = initrd.is_none() && !bare;
         let guest_root = guest_root(config, &kernel, session)?;
         let host_root = guest_root.root.is_some();
-        let card = wish.open(bare)?;
+        let card = wish.open(bare, cpus)?;
         let effective = Effective {
             engine,
             cpus,

@@ -26,7 +26,7 @@ fn frame(to: [u8; 6], length: usize) -> Vec<u8> {
 fn buffers_taken_ahead_and_the_driver_s_settings_are_there_again() {
     let first = Memory::default();
     let host = first.clone();
-    let card = |_: &_| -> Box<dyn Device> { Box::new(Net::new(Box::new(host), OWN, 1500)) };
+    let card = |_: &_| -> Box<dyn Device> { Box::new(Net::new(Box::new(host), OWN, 1500, 1)) };
     let mut machine = Machine::new(card, ALL, true);
     for slot in 0..4 {
         machine.offer(0, slot, &[(0x4_0000 + 0x1000 * u64::from(slot), 1526, true)]);
@@ -38,7 +38,7 @@ fn buffers_taken_ahead_and_the_driver_s_settings_are_there_again() {
     let host = second.clone();
     let mut machine = machine.reborn(|_, state| {
         let ModelV1::Net(state) = state else { panic!("a card: {state:?}") };
-        let driver = state.driver.as_ref().expect("it has one");
+        let driver = &state.driver.as_ref().expect("it has one").settings;
         assert_eq!((driver.mac, driver.offload), (NEW, [true, false, false]));
         Box::new(Net::restore(Box::new(host), state).expect("sound"))
     });
@@ -60,11 +60,11 @@ fn buffers_taken_ahead_and_the_driver_s_settings_are_there_again() {
 
 #[test]
 fn settings_that_no_driver_makes_are_refused() {
-    let card = || Net::new(Box::new(Memory::default()), OWN, 1500);
+    let card = || Net::new(Box::new(Memory::default()), OWN, 1500, 1);
     let mut machine = Machine::new(|_| Box::new(card()), ALL & !GUEST_TSO4, true);
     let state = machine.save();
-    let ModelV1::Net(net) = state.model else { panic!("a card: {:?}", state.model) };
-    let resume = |change: fn(&mut NetDriverV1), without: bool| {
+    let ModelV1::Net(mut net) = state.model else { panic!("a card: {:?}", state.model) };
+    let resume = |change: fn(&mut NetDriverV2), without: bool| {
         let mut net = net.clone();
         net.driver.as_mut().map(change);
         net.driver = net.driver.filter(|_| !without);
@@ -73,8 +73,18 @@ fn settings_that_no_driver_makes_are_refused() {
     };
     assert_eq!(resume(|_| {}, false), Ok(()));
     assert!(matches!(resume(|_| {}, true), Err(StateError::Impossible(_))));
-    assert!(resume(|driver| driver.mac = GROUP, false).is_err(), "a group's address");
-    assert!(resume(|driver| driver.mac = [0; 6], false).is_err(), "no address");
-    assert!(resume(|driver| driver.offload[1] = true, false).is_err(), "not negotiated");
-    assert!(resume(|driver| driver.tables[0] = vec![OWN; 65], false).is_err(), "too many");
+    assert!(resume(|driver| driver.settings.mac = GROUP, false).is_err(), "a group's address");
+    assert!(resume(|driver| driver.settings.mac = [0; 6], false).is_err(), "no address");
+    assert!(resume(|driver| driver.settings.offload[1] = true, false).is_err(), "not negotiated");
+    assert!(resume(|driver| driver.settings.offload = [false, false, true], false).is_err());
+    assert!(resume(|driver| driver.settings.tables[0] = vec![OWN; 65], false).is_err(), "too many");
+    for pairs in [0, 2] {
+        net.driver.as_mut().expect("it has one").pairs = pairs;
+        let mut card = Net::restore(Box::new(Memory::default()), &net).expect("a sound card");
+        assert!(card.resume(ALL & !GUEST_TSO4, Waker::none()).is_err(), "{pairs} of one pair");
+    }
+    for pairs in [0, 17] {
+        net.pairs = pairs;
+        assert!(Net::restore(Box::new(Memory::default()), &net).is_err(), "{pairs} pairs");
+    }
 }

@@ -153,7 +153,7 @@ impl Wish {
     }
 
     /// Opens what it takes. `bare`: the guest is no Linux.
-    pub(super) fn open(self, bare: bool) -> Result<Card, NetError> {
+    pub(super) fn open(self, bare: bool, cpus: u32) -> Result<Card, NetError> {
         let Self { choice, forwards } = self;
         let choice = match choice {
             None if bare && !forwards.is_empty() => return Err(NetError::ForwardToBare),
@@ -164,10 +164,10 @@ impl Wish {
         let (device, job) = match &choice {
             NetChoice::None => (None, JobNetwork::None),
             NetChoice::User { loopback } => {
-                let (device, job) = user::open(*loopback, &forwards)?;
+                let (device, job) = user::open(*loopback, &forwards, cpus)?;
                 (Some(device), job)
             }
-            NetChoice::Tap(name) => (Some(tap::open(name)?), JobNetwork::Dhcp),
+            NetChoice::Tap(name) => (Some(tap::open(name, cpus)?), JobNetwork::Dhcp),
         };
         Ok(Card { config: NetConfig { choice, forwards }, device, job })
     }
@@ -216,9 +216,9 @@ mod tests {
         assert!(matches!(error, NetError::Deterministic(_)));
         let error = refused(&repeatable(wish(None, &["8080:80"])));
         assert!(matches!(error, NetError::Deterministic(_)));
-        let card = Wish::of(&repeatable(wish(None, &[]))).and_then(|wish| wish.open(false));
+        let card = Wish::of(&repeatable(wish(None, &[]))).and_then(|wish| wish.open(false, 1));
         assert_eq!(card.expect("no network at all").config.choice, NetChoice::None);
-        let bare = Wish::of(&wish(None, &["8080:80"])).expect("a wish").open(true);
+        let bare = Wish::of(&wish(None, &["8080:80"])).expect("a wish").open(true, 1);
         assert!(matches!(bare.map(|card| card.config), Err(NetError::ForwardToBare)));
     }
 }

@@ -14,13 +14,14 @@ use super::NetError;
 /// An interface without a readable MTU has Ethernet's.
 const MTU: u16 = 1500;
 
-/// A card on an interface of the host.
-pub(super) fn open(name: &str) -> Result<Box<dyn Device>, NetError> {
+/// A card on an interface of the host, for a guest of so many processors. The host has one queue for all of
+/// the card's: one thread would read them.
+pub(super) fn open(name: &str, cpus: u32) -> Result<Box<dyn Device>, NetError> {
     let tap = Tap::open(name)?;
     let about = Path::new("/sys/class/net").join(name);
     let mtu = std::fs::read_to_string(about.join("mtu")).ok();
     let mtu = mtu.and_then(|text| text.trim().parse().ok()).unwrap_or(MTU);
-    Ok(Box::new(Net::new(Box::new(OnTap(tap)), address(name), mtu)))
+    Ok(Box::new(Net::new(Box::new(OnTap(tap)), address(name), mtu, cpus)))
 }
 
 /// An Ethernet address that is the same for each guest on this interface of this host, and no one

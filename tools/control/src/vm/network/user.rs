@@ -16,10 +16,12 @@ use crate::vm::run::HOSTNAME;
 /// Bits of the guest's network.
 const PREFIX: u8 = 24;
 
-/// A card on a network of its own, with ports forwarded, and what the guest need not ask for.
+/// A card on a network of its own for a guest of so many processors, with ports forwarded, and what the guest
+/// need not ask for.
 pub(super) fn open(
     loopback: bool,
     forwards: &[Forward],
+    cpus: u32,
 ) -> Result<(Box<dyn Device>, JobNetwork), NetError> {
     let mut seed = [0; 8];
     getrandom(&mut seed, GetRandomFlags::empty()).map_err(|error| NetError::Host(error.into()))?;
@@ -42,7 +44,7 @@ pub(super) fn open(
     for forward in forwards {
         network.stack().add_forward(*forward)?;
     }
-    Ok((Box::new(Net::new(Box::new(User(network)), mac, mtu)), job))
+    Ok((Box::new(Net::new(Box::new(User(network)), mac, mtu, cpus)), job))
 }
 
 fn resolver_file(config: &Config) -> String {
