@@ -8,7 +8,7 @@ use devices::pci::PciFunction;
 use memory::GuestMemory;
 use snapshot::Limits;
 
-use super::{Guest, Recorder};
+use super::{Guest, Kernel, Recorder};
 use crate::device::Device;
 use crate::features::VERSION_1;
 use crate::pci::{Rings, VirtioPci};
@@ -36,6 +36,24 @@ impl Machine {
         features: u64,
         inline: bool,
     ) -> Self {
+        Self::ringing(make, features, rings(inline), inline)
+    }
+
+    /// The same with doorbells that ring in a kernel.
+    pub(crate) fn with_kernel(
+        make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
+        features: u64,
+        kernel: Arc<Kernel>,
+    ) -> Self {
+        Self::ringing(make, features, Rings::Kernel(kernel), false)
+    }
+
+    fn ringing(
+        make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
+        features: u64,
+        rings: Rings,
+        inline: bool,
+    ) -> Self {
         let first = Guest::new(SIZE);
         let device = make(&first.memory);
         let sizes = device.queue_sizes().to_vec();
@@ -46,9 +64,10 @@ impl Machine {
         };
         let queues = (0..).zip(&sizes).map(queue).collect();
         let recorder = Arc::new(Recorder::default());
-        let function =
-            VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings(inline));
+        let function = VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings);
         let mut machine = Self { queues, recorder, function, inline, thread: None };
+        machine.function.config_write(0x10, &0xc001_0000_u32.to_le_bytes());
+        machine.function.config_write(0x04, &[2]); // the BAR decodes
         machine.run();
         machine.negotiate(features);
         machine
