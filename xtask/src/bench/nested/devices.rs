@@ -86,12 +86,12 @@ pub(super) fn run(root: &Path, roof: &Path, options: &Options) -> Result<()> {
     fs::copy(&kernel, tree.join("guest-kernel"))?;
     let scratch = make_scratch(folder.path())?;
     let load = write::load_note();
-    let limit = Duration::from_secs(120 + 240 * options.rounds as u64);
+    let limit = Duration::from_secs(300 + 600 * options.rounds as u64);
     let seen = nested::start_for(
         root,
         &tree,
         &kernel,
-        &[&OUTER[..], &["-drive", &scratch]].concat(),
+        &[&OUTER[..2], &["-smp", &options.outer_cpus.to_string(), "-drive", &scratch]].concat(),
         limit,
     )?;
     for line in seen.stdout.lines().filter(|line| {

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Throughput of disk, network and share, beside QEMU, instead of the start
     #[arg(long)]
     devices: bool,
+    /// Processors of the outer machine of --devices: with one, no figure has the host's way to wake another in it
+    #[arg(long, default_value_t = 2)]
+    outer_cpus: u32,
     /// Of the devices only cases whose name contains this
     #[arg(long)]
     only: Option<String>,

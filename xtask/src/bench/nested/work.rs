@@ -20,12 +20,12 @@ pub(super) const PORT: u16 = 7000;
 /// The disk's image, MiB.
 pub(super) const IMAGE_MIB: u64 = 256;
 /// Files of the share's tree: so many folders of a hundred.
-const FOLDERS: usize = 20;
+const FOLDERS: usize = 8;
 /// MiB that TCP moves each way.
-const NET_MIB: u64 = 96;
-const TURNS: u64 = 1000;
+const NET_MIB: u64 = 64;
+const TURNS: u64 = 300;
 /// MiB of the share's large file.
-const LARGE_MIB: usize = 96;
+const LARGE_MIB: usize = 48;
 
 /// How a case's speed is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +52,12 @@ pub(super) fn cases(only: Option<&str>) -> Vec<Case> {
     for (name, pattern, bytes, blocks, threads) in [
         ("disk, sequential read, 1 MiB", "read", 1 << 20, IMAGE_MIB, 1),
         ("disk, sequential write, 1 MiB", "write", 1 << 20, IMAGE_MIB, 1),
-        ("disk, sequential read, 4 KiB", "read", 4096, 3000, 1),
-        ("disk, random read, 4 KiB", "random-read", 4096, 3000, 1),
-        ("disk, random read, 4 KiB, 8 threads", "random-read", 4096, 6000, 8),
-        ("disk, random write, 4 KiB", "random-write", 4096, 3000, 1),
-        ("disk, random write, 4 KiB, 8 threads", "random-write", 4096, 6000, 8),
-        ("disk, random write and flush, 4 KiB", "sync-write", 4096, 500, 1),
+        ("disk, sequential read, 4 KiB", "read", 4096, 1000, 1),
+        ("disk, random read, 4 KiB", "random-read", 4096, 1000, 1),
+        ("disk, random read, 4 KiB, 8 threads", "random-read", 4096, 2000, 8),
+        ("disk, random write, 4 KiB", "random-write", 4096, 1000, 1),
+        ("disk, random write, 4 KiB, 8 threads", "random-write", 4096, 2000, 8),
+        ("disk, random write and flush, 4 KiB", "sync-write", 4096, 300, 1),
     ] {
         let amount =
             if bytes > 4096 { Amount::Mib(bytes * blocks >> 20) } else { Amount::Times(blocks) };
@@ -98,10 +98,10 @@ fn share(cases: &mut Vec<Case>) {
     let read = "cat /mnt/large | wc -c";
     add("share, read", Amount::Mib(mib), read, Some((mib << 20).to_string()));
     let write =
-        "dd if=/dev/zero of=/mnt/new bs=1M count=48 conv=fsync 2> /dev/null; stat -c %s /mnt/new";
-    add("share, write and fsync", Amount::Mib(48), write, Some((48 << 20).to_string()));
-    let many = "mkdir /mnt/many && cd /mnt/many && seq 1 500 | xargs touch && ls | wc -l; cd /; rm -r /mnt/many";
-    add("share, create and remove files", Amount::Times(500), many, Some("500".into()));
+        "dd if=/dev/zero of=/mnt/new bs=1M count=32 conv=fsync 2> /dev/null; stat -c %s /mnt/new";
+    add("share, write and fsync", Amount::Mib(32), write, Some((32 << 20).to_string()));
+    let many = "mkdir /mnt/many && cd /mnt/many && seq 1 200 | xargs touch && ls | wc -l; cd /; rm -r /mnt/many";
+    add("share, create and remove files", Amount::Times(200), many, Some("200".into()));
 }
 
 /// What lies on the outer machine's scratch disk: the image and the shared folder.
