@@ -94,15 +94,13 @@ pub(super) fn run(root: &Path, roof: &Path, options: &Options) -> Result<()> {
         &[&OUTER[..2], &["-smp", &options.outer_cpus.to_string(), "-drive", &scratch]].concat(),
         limit,
     )?;
-    for line in seen.stdout.lines().filter(|line| {
-        line.contains("_kernel") || line.contains("_exits") || line.contains("messages_")
-    }) {
-        eprintln!("{line}");
-    }
+    let counts = |line: &&str| line.contains("\"doorbells_") || line.contains("\"messages_");
+    seen.stdout.lines().filter(counts).for_each(|line| eprintln!("roof: {}", line.trim()));
     let took = marks::read(&seen.stdout)?;
     let whole = took.len() == cases.len() * PEERS.len() * options.rounds;
     ensure!(whole, "not all was measured; the outer machine said\n{}{}", seen.stdout, seen.stderr);
-    let mut table = rows(&cases, &took)?;
+    let said = || format!("the outer machine said\n{}", seen.stdout);
+    let mut table = rows(&cases, &took).with_context(said)?;
     table.push_str(&load.map_or_else(String::new, |note| format!("\n{note}\n")));
     println!("{table}");
     if let Some(path) = &options.write {
