@@ -15,6 +15,7 @@ mod suite;
 mod test386;
 mod tidy;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +56,12 @@ enum Chore {
     Posix {
         /// The directory
         folder: PathBuf,
+    },
+    /// The server of network tests and measurements, until it is ended
+    #[command(hide = true)]
+    Serve {
+        /// ADDRESS:PORT
+        at: SocketAddr,
     },
     /// Boots each kernel many times with small commands and checks what they say
     Soak {
@@ -120,7 +127,7 @@ enum BenchOf {
     Net(bench::net::Options),
     /// Times reads and writes of a virtio disk in QEMU TCG and in roof
     Disk(bench::disk::Options),
-    /// Times the start of one kernel on KVM in roof, kvmtool and QEMU, in an emulated machine
+    /// Times start or devices (--devices) on KVM in roof, kvmtool and QEMU, in an emulated machine
     Nested(bench::nested::Options),
 }
 
@@ -147,6 +154,7 @@ fn main() -> Result<()> {
         }
         Chore::Bench { of: Some(BenchOf::Cpu(options)), .. } => cpu::run(&root, &options),
         Chore::Posix { folder } => posix::run(&folder),
+        Chore::Serve { at } => net::serve_at(at),
         Chore::Bench { of: Some(BenchOf::Fs), runs } => {
             let roof = cargo::build_roof(&root)?;
             bench::files::run(&root, &roof, runs)

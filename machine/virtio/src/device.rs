@@ -74,12 +74,6 @@ pub trait Device: Send {
     /// Its state to save, without what its handler holds.
     fn save(&self) -> ModelV1;
 
-    /// Whether its handler has an [`Handler::alarm`]: then doorbells have to come by way of the transport,
-    /// which rings it.
-    fn has_alarm(&self) -> bool {
-        false
-    }
-
     /// Where its thread waits while the device is active, if the host's side has events of its own.
     fn waiter(&self) -> Option<Arc<dyn Waiter>> {
         None
@@ -132,7 +126,7 @@ pub trait Handler: Send {
     }
 
     /// Ends a wait for the host in `process`, which is then called again; `None` if there is no such
-    /// wait.
+    /// wait. Doorbells in the kernel ring no alarm: who waits in `process` looks at the bell itself.
     fn alarm(&self) -> Option<Alarm> {
         None
     }

@@ -2,11 +2,13 @@
 
 mod machine;
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use memory::GuestMemory;
 use x86::GuestPhys;
 
+use crate::bells::Doorbells;
 use crate::queue::{Broken, Queue, QueueLayout};
 use crate::signals::Interrupter;
 pub(crate) use machine::{Machine, through_bytes};
@@ -156,5 +158,34 @@ impl Interrupter for Recorder {
 
     fn line(&self, asserted: bool) {
         *self.line.lock().expect("not poisoned") = asserted;
+    }
+}
+
+/// The doorbells that the kernel has, and their event.
+#[derive(Default)]
+pub(crate) struct Kernel(pub(crate) Mutex<Vec<(GuestPhys, Arc<OwnedFd>)>>);
+
+impl Kernel {
+    pub(crate) fn addresses(&self) -> Vec<u64> {
+        self.0.lock().expect("not poisoned").iter().map(|(address, _)| address.0).collect()
+    }
+
+    /// A store to the first of them.
+    pub(crate) fn ring(&self) {
+        let list = self.0.lock().expect("not poisoned");
+        rustix::io::write(&*list[0].1, &1_u64.to_ne_bytes()).expect("there is room");
+    }
+}
+
+impl Doorbells for Kernel {
+    fn add(&self, address: GuestPhys, event: &Arc<OwnedFd>) -> bool {
+        let mut list = self.0.lock().expect("not poisoned");
+        assert!(list.iter().all(|(known, _)| *known != address), "one at an address");
+        list.push((address, event.clone()));
+        true
+    }
+
+    fn remove(&self, address: GuestPhys) {
+        self.0.lock().expect("not poisoned").retain(|(known, _)| *known != address);
     }
 }

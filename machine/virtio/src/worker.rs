@@ -133,6 +133,11 @@ impl Waker {
         }
     }
 
+    /// Where its thread waits, if doorbells ring a bell there.
+    pub(crate) fn bell(&self) -> Option<Arc<Bell>> {
+        self.0.upgrade().and_then(|worker| worker.bell.clone())
+    }
+
     /// What the device does wrong because somebody wants it.
     pub(crate) fn faults(&self) -> Faults {
         self.0.upgrade().and_then(|worker| worker.faults.get().copied()).unwrap_or_default()

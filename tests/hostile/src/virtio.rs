@@ -1,6 +1,7 @@
 //! A virtio disk under a hostile driver: registers in any order, rings and requests of any content
 //! (machine/virtio).
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -260,7 +261,11 @@ impl Disk for Small {
         Ok(())
     }
 
-    fn lane(self: Arc<Self>, memory: &Arc<GuestMemory>) -> Option<Box<dyn Lane>> {
+    fn lane(
+        self: Arc<Self>,
+        memory: &Arc<GuestMemory>,
+        _bell: Option<Arc<OwnedFd>>,
+    ) -> Option<Box<dyn Lane>> {
         Some(Box::new(SmallLane { disk: self, memory: memory.clone(), jobs: Vec::new() }))
     }
 }

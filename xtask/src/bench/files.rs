@@ -40,7 +40,7 @@ const WORK: &[(&str, &str)] = &[
 ];
 
 /// Modules of the initrd, in loading order, as far as the kernel has them as modules.
-const MODULES: &[&str] = &[
+pub(crate) const MODULES: &[&str] = &[
     "virtio_ring",
     "virtio",
     "virtio_pci_modern_dev",
@@ -140,7 +140,7 @@ fn pack(root: &Path, folder: &Path, kernel: &Path) -> Result<PathBuf> {
     let mut insert = String::new();
     let modules = modules(folder, kernel)?;
     for name in MODULES {
-        if let Some(path) = modules.iter().find(|path| module_name(path) == *name) {
+        if let Some(path) = find_module(&modules, name) {
             fs::copy(path, tree.join(format!("{name}.ko")))?;
             writeln!(insert, "insmod /modules/{name}.ko")?;
         }
@@ -166,13 +166,18 @@ fn pack(root: &Path, folder: &Path, kernel: &Path) -> Result<PathBuf> {
     initrd::pack(root, folder, &script)
 }
 
+/// The module of this name, if the kernel has it as one.
+pub(crate) fn find_module<'a>(modules: &'a [PathBuf], name: &str) -> Option<&'a PathBuf> {
+    modules.iter().find(|path| module_name(path) == name)
+}
+
 fn module_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.split('.').next().unwrap_or_default().replace('-', "_")
 }
 
 /// All modules of the kernel's Debian package: `roof` keeps those that its own guests can need.
-fn modules(folder: &Path, kernel: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn modules(folder: &Path, kernel: &Path) -> Result<Vec<PathBuf>> {
     let name = kernel.file_name().context("a kernel has a name")?.to_string_lossy();
     let package = format!("linux-image-{}", name.trim_start_matches("vmlinuz-"));
     let place = folder.join("package");

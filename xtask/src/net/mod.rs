@@ -22,9 +22,15 @@ pub(crate) struct Server {
 impl Server {
     /// Listens on an address of this host.
     pub(crate) fn start(address: IpAddr) -> Result<Self> {
-        let listener = TcpListener::bind((address, 0)).with_context(|| format!("{address}"))?;
-        let port = listener.local_addr()?.port();
-        let udp = UdpSocket::bind((address, port)).context("the same port for UDP")?;
+        Self::start_at(SocketAddr::new(address, 0))
+    }
+
+    /// The same at this port; 0: any.
+    fn start_at(at: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(at).with_context(|| format!("{at}"))?;
+        let at = listener.local_addr()?;
+        let port = at.port();
+        let udp = UdpSocket::bind(at).context("the same port for UDP")?;
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 // A client that ends early is its own affair.
@@ -44,6 +50,14 @@ impl Server {
     pub(crate) fn seen_at(&self, gateway: &str) -> String {
         let gateway: IpAddr = gateway.parse().expect("callers write addresses");
         SocketAddr::new(gateway, self.port).to_string()
+    }
+}
+
+/// A server at this address until the process is ended.
+pub(crate) fn serve_at(at: SocketAddr) -> Result<()> {
+    let _server = Server::start_at(at)?;
+    loop {
+        thread::park();
     }
 }
 

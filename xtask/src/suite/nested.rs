@@ -233,22 +233,33 @@ fn lost(boots: &Output) -> &str {
 
 /// Boots an outer guest of this tree to its end; once more if it hung.
 pub(crate) fn start(root: &Path, tree: &Path, outer: &Path, cpus: &[&str]) -> Result<Output> {
+    start_for(root, tree, outer, cpus, Duration::from_secs(300))
+}
+
+/// The same with further words for QEMU and a limit of its own, after which it counts as hung.
+pub(crate) fn start_for(
+    root: &Path,
+    tree: &Path,
+    outer: &Path,
+    words: &[&str],
+    limit: Duration,
+) -> Result<Output> {
     let initrd = pack(root, tree)?;
-    let output = emulate(&initrd, outer, cpus)?;
+    let output = emulate(&initrd, outer, words, limit)?;
     if !output.killed {
         return Ok(output);
     }
     println!("  the outer guest hung; it is started once more. {}", lost(&output));
-    emulate(&initrd, outer, cpus)
+    emulate(&initrd, outer, words, limit)
 }
 
-fn emulate(initrd: &Path, outer: &Path, cpus: &[&str]) -> Result<Output> {
+fn emulate(initrd: &Path, outer: &Path, words: &[&str], limit: Duration) -> Result<Output> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-cpu", "max,+svm", "-m", "2048"]).args(cpus);
+    qemu.args(["-cpu", "max,+svm", "-m", "2048"]).args(words);
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     qemu.arg("-kernel").arg(outer).arg("-initrd").arg(initrd);
     qemu.args(["-append", "console=ttyS0 panic=-1 quiet"]);
-    run(&mut qemu, "", Duration::from_secs(300))
+    run(&mut qemu, "", limit)
 }
 
 /// Lays out the outer guest's initramfs: PID 1, busybox, KVM's modules.

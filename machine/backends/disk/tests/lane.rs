@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::*;
 use disk::{Create, Disk, DiskError, Format, Lane, Pieces, create};
 use memory::{GuestMemory, PAGE_SIZE, RamOffset};
+use rustix::event::{EventfdFlags, eventfd};
 use x86::GuestPhys;
 
 const SIZE: usize = 4 << 20;
@@ -30,13 +32,16 @@ fn qcow2(folder: &Folder) -> std::path::PathBuf {
     image
 }
 
-type Open = fn(Arc<Disk>, Arc<GuestMemory>) -> Lane;
+type Open = fn(Arc<Disk>, Arc<GuestMemory>, Bell) -> Lane;
+
+/// What ends a wait beside the alarm.
+type Bell = Option<Arc<OwnedFd>>;
 
 /// Every kind of lane, over an image of zeros.
 fn each(check: impl Fn(Arc<Disk>, Open)) {
     let folder = Folder::new();
-    let open: Open = |disk, memory| {
-        let (lane, why) = Lane::open(disk, memory);
+    let open: Open = |disk, memory, bell| {
+        let (lane, why) = Lane::open(disk, memory, bell);
         why.into_iter().for_each(|why| println!("{why}"));
         lane
     };
@@ -78,7 +83,7 @@ fn land(lane: &mut Lane, mut left: usize) -> Vec<(u32, Result<(), DiskError>)> {
 fn what_is_written_is_read_and_marked() {
     each(|disk, open| {
         let memory = guest();
-        let mut lane = open(disk.clone(), memory.clone());
+        let mut lane = open(disk.clone(), memory.clone(), None);
         let mut random = Random(5);
         let mut model = vec![0; SIZE];
         for _ in 0..20 {
@@ -135,11 +140,11 @@ fn what_is_written_is_read_and_marked() {
 fn what_fails_is_told_and_the_rest_goes_on() {
     let folder = Folder::new();
     let raw = folder.file("raw", &[7; 8192]);
-    for lane in [Lane::on_threads, |disk, memory| Lane::open(disk, memory).0] {
+    for lane in [Lane::on_threads, |disk, memory, bell| Lane::open(disk, memory, bell).0] {
         let disk =
             Arc::new(Disk::open(&raw, &options(Some(Format::Raw), true)).expect("a raw image"));
         let memory = guest();
-        let mut lane = lane(disk, memory.clone());
+        let mut lane = lane(disk, memory.clone(), None);
         lane.read(1, 0, vec![(RamOffset(0), 512)]);
         lane.write(2, 512, vec![(RamOffset(0), 512)]);
         lane.read(3, 8192 - 512, vec![(RamOffset(4096), 1024)]);
@@ -165,7 +170,7 @@ fn a_header_that_would_be_believed_is_refused_here_too() {
     let raw = folder.file("raw", &[0; 8192]);
     let memory = guest();
     memory.write_bytes(RamOffset(0), b"QFI\xfb\0\0\0\x03");
-    let mut lane = Lane::open(Arc::new(common::open(&raw)), memory).0;
+    let mut lane = Lane::open(Arc::new(common::open(&raw)), memory, None).0;
     lane.write(1, 0, vec![(RamOffset(0), 512)]);
     assert!(matches!(land(&mut lane, 1)[0].1, Err(DiskError::ForeignHeader { .. })));
     lane.write(2, 4096, vec![(RamOffset(0), 512)]);
@@ -175,7 +180,7 @@ fn a_header_that_would_be_believed_is_refused_here_too() {
 #[test]
 fn alarms_at_any_moment_lose_nothing() {
     each(|disk, open| {
-        let mut lane = open(disk, guest());
+        let mut lane = open(disk, guest(), None);
         let alarm = lane.alarm();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -207,6 +212,75 @@ fn alarms_at_any_moment_lose_nothing() {
 }
 
 #[test]
+fn a_bell_ends_waits_and_is_left_to_its_owner() {
+    each(|disk, open| {
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+        let event = Arc::new(event.expect("a descriptor can be had"));
+        let mut lane = open(disk, guest(), Some(event.clone()));
+        let begin = |lane: &mut Lane| {
+            lane.read(0, 0, vec![(RamOffset(0), 65536)]);
+            lane.flush(1); // beside the read it is left to others
+        };
+        rustix::io::write(&*event, &3_u64.to_ne_bytes()).expect("there is room");
+        let mut in_vain = 0;
+        for _ in 0..300 {
+            begin(&mut lane);
+            let mut landed = 0;
+            while landed < 2 {
+                let before = landed;
+                lane.reap(true, &mut |_, done| landed += usize::from(done.is_ok()));
+                in_vain += usize::from(landed == before);
+            }
+        }
+        assert!(in_vain > 0, "no wait was ended by the bell");
+        let mut count = [0; 8];
+        rustix::io::read(&*event, &mut count).expect("nobody read it");
+        assert_eq!(u64::from_ne_bytes(count), 3);
+        for _ in 0..300 {
+            begin(&mut lane);
+            assert_eq!(land(&mut lane, 2).len(), 2);
+        }
+    });
+}
+
+#[test]
+fn bells_at_any_moment_lose_nothing() {
+    each(|disk, open| {
+        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
+        let event = Arc::new(event.expect("a descriptor can be had"));
+        let mut lane = open(disk, guest(), Some(event.clone()));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    rustix::io::write(&*event, &1_u64.to_ne_bytes()).expect("there is room");
+                    std::thread::yield_now();
+                }
+            });
+            for round in 0..300_u32 {
+                let count = round % 5 + 1;
+                for tag in 0..count {
+                    match tag % 3 {
+                        2 => lane.flush(tag),
+                        _ => lane.read(tag, u64::from(tag) * 65536, vec![(RamOffset(0), 65536)]),
+                    }
+                }
+                let mut landed = 0;
+                while landed < count {
+                    let before = landed;
+                    lane.reap(true, &mut |_, done| landed += u32::from(done.is_ok()));
+                    if landed == before {
+                        // As its owner does: after a wait for nothing.
+                        let _ = rustix::io::read(&*event, &mut [0; 8]);
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
 fn a_copy_on_write_disk_has_a_lane() {
     let folder = Folder::new();
     let raw = folder.file("raw", &vec![1; SIZE]);
@@ -214,7 +288,7 @@ fn a_copy_on_write_disk_has_a_lane() {
     let disk = Arc::new(Disk::open(Path::new(&raw), &cow).expect("there is room"));
     let memory = guest();
     memory.write_bytes(RamOffset(0), &[9; 4096]);
-    let mut lane = Lane::open(disk, memory.clone()).0;
+    let mut lane = Lane::open(disk, memory.clone(), None).0;
     lane.write(0, 4096, vec![(RamOffset(0), 4096)]);
     land(&mut lane, 1);
     lane.read(1, 0, vec![(RamOffset(1 << 20), 3 * 4096)]);
@@ -237,7 +311,7 @@ fn large_requests_over_clusters_of_every_kind_are_whole() {
     let cow = disk::OpenOptions { copy_on_write: true, ..disk::OpenOptions::default() };
     let disk = Arc::new(Disk::open(Path::new(&raw), &cow).expect("there is room"));
     let memory = guest();
-    let mut lane = Lane::open(disk.clone(), memory.clone()).0;
+    let mut lane = Lane::open(disk.clone(), memory.clone(), None).0;
     for round in 0..12 {
         for _ in 0..6 {
             let length = (random.below(600) + 1) * 512;

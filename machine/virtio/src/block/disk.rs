@@ -1,6 +1,7 @@
 //! The seam to whatever holds a disk's bytes: a file, an image format, memory.
 
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use memory::{GuestMemory, RamOffset};
@@ -54,8 +55,13 @@ pub trait Disk: Send + Sync + Debug {
     fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> Result<(), DiskError>;
 
     /// A way to read, write and flush many things at once, straight from and to guest memory;
-    /// `None`: there is none, and what there is to do is done one by one.
-    fn lane(self: Arc<Self>, _memory: &Arc<GuestMemory>) -> Option<Box<dyn Lane>> {
+    /// `None`: there is none, and what there is to do is done one by one. While the eventfd `bell` is not
+    /// zero, nothing is waited for in [`Lane::reap`]; the caller alone reads it.
+    fn lane(
+        self: Arc<Self>,
+        _memory: &Arc<GuestMemory>,
+        _bell: Option<Arc<OwnedFd>>,
+    ) -> Option<Box<dyn Lane>> {
         None
     }
 }
@@ -77,7 +83,7 @@ pub trait Lane: Send {
     fn flush(&mut self, tag: u32);
 
     /// Tells of what has ended, after a wait for the first if need be and `wait`; perhaps of
-    /// nothing, as when the alarm rang.
+    /// nothing, as when the alarm rang or the bell.
     fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), DiskError>));
 
     /// Ends a wait in [`Lane::reap`], the current or the next one.

@@ -6,13 +6,17 @@
 //!                                                  `-> Late, where requests are delayed -^
 //! ```
 //!
+//! What ends the wait early is the worker's alarm, or the bell, if doorbells ring one in the kernel.
+//!
 //! Invariant: a chain is in `flights` exactly while the lane has its buffers.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::disk::{DiskError, Lane};
 use super::request::{Requests, finish_landed};
-use crate::device::{Alarm, Handler, Queues};
+use crate::bells::Bell;
+use crate::device::{Alarm, Handler, Queues, Waiter};
 use crate::faults::Late;
 use crate::queue::{Broken, Chain};
 
@@ -28,6 +32,8 @@ pub(super) struct BlockHandler {
     free: Vec<u32>,
     /// Done, but not yet due: the queue and its chain.
     late: Late<(usize, Chain)>,
+    /// Where the worker waits, if doorbells in the kernel ring it.
+    bell: Option<Arc<Bell>>,
 }
 
 /// A chain that the lane works at.
@@ -51,14 +57,16 @@ impl BlockHandler {
         queues: usize,
         one_by_one: bool,
         late: Late<(usize, Chain)>,
+        bell: Option<Arc<Bell>>,
     ) -> Self {
         let way = if one_by_one { Way::OneByOne } else { Way::Unknown };
-        Self { requests, queues, way, flights: Vec::new(), free: Vec::new(), late }
+        Self { requests, queues, way, flights: Vec::new(), free: Vec::new(), late, bell }
     }
 
     fn choose_way(&mut self, queues: &mut Queues) {
         let memory = (0..self.queues).find_map(|index| Some(queues.get(index)?.memory().clone()));
-        let lane = memory.and_then(|memory| self.requests.disk().clone().lane(&memory));
+        let event = self.bell.as_ref().and_then(|bell| bell.event());
+        let lane = memory.and_then(|memory| self.requests.disk().clone().lane(&memory, event));
         self.way = lane.map_or(Way::OneByOne, Way::Lane);
     }
 
@@ -117,10 +125,12 @@ impl BlockHandler {
         self.late.len() < before
     }
 
-    /// Gives back what the lane is done with.
+    /// Gives back what the lane is done with. It was a doorbell that ended a wait for nothing: it is heard, and
+    /// the queues are to be looked at.
     fn reap(&mut self, queues: &mut Queues, wait: bool) {
         let Way::Lane(lane) = &mut self.way else { return };
         let (flights, free, late) = (&mut self.flights, &mut self.free, &mut self.late);
+        let before = free.len();
         lane.reap(wait, &mut |tag: u32, done: Result<(), DiskError>| {
             let flight = flights.get_mut(tag as usize).and_then(Option::take);
             let flight = flight.expect("a lane tells of what it was given, once");
@@ -132,6 +142,12 @@ impl BlockHandler {
                 None => queues.get(queue).expect("its chain came from there").put(chain),
             }
         });
+        if wait
+            && free.len() == before
+            && let Some(bell) = &self.bell
+        {
+            bell.hear();
+        }
     }
 
     /// Shows the driver what was given back.
@@ -183,9 +199,13 @@ impl Handler for BlockHandler {
     }
 
     fn alarm(&self) -> Option<Alarm> {
-        match &self.way {
-            Way::Lane(lane) => Some(lane.alarm()),
-            Way::Unknown | Way::OneByOne => None,
+        match (&self.way, &self.bell) {
+            (Way::Lane(_), Some(bell)) => {
+                let bell = bell.clone();
+                Some(Arc::new(move || bell.wake()))
+            }
+            (Way::Lane(lane), None) => Some(lane.alarm()),
+            (Way::Unknown | Way::OneByOne, _) => None,
         }
     }
 }

@@ -84,10 +84,6 @@ impl Device for Block {
         Kind::Block
     }
 
-    fn has_alarm(&self) -> bool {
-        true
-    }
-
     fn queue_sizes(&self) -> &[u16] {
         &self.queues
     }
@@ -109,7 +105,7 @@ impl Device for Block {
         // A write-through driver has no flush in flight to wait for, and inline nothing may be.
         let one_by_one = write_through || waker.is_inline();
         let late = Late::new(faults, &waker);
-        Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one, late))
+        Box::new(BlockHandler::new(requests, self.queues.len(), one_by_one, late, waker.bell()))
     }
 
     fn save(&self) -> ModelV1 {

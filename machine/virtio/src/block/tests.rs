@@ -1,5 +1,6 @@
 //! Requests on a disk in memory that can be made to fail.
 
+mod bell;
 mod saved;
 
 use std::sync::Mutex;
@@ -95,7 +96,7 @@ impl Bench {
         let failing = faults.counter();
         let requests = Requests::new(block.disk.clone(), block.id, write_through, failing);
         let late = Late::new(faults, &Waker::none());
-        let handler = BlockHandler::new(requests, 1, true, late);
+        let handler = BlockHandler::new(requests, 1, true, late, None);
         Self { guest, disk, queues, handler }
     }
 
@@ -283,7 +284,11 @@ impl Disk for Backwards {
         self.0.write_zeroes(offset, length, may_unmap)
     }
 
-    fn lane(self: Arc<Self>, memory: &Arc<memory::GuestMemory>) -> Option<Box<dyn Lane>> {
+    fn lane(
+        self: Arc<Self>,
+        memory: &Arc<memory::GuestMemory>,
+        _bell: Option<Arc<std::os::fd::OwnedFd>>,
+    ) -> Option<Box<dyn Lane>> {
         let (disk, memory, jobs) = (self.0.clone(), memory.clone(), Vec::new());
         Some(Box::new(BackwardsLane { disk, memory, jobs, waits: Arc::default() }))
     }
@@ -337,7 +342,7 @@ impl Lane for BackwardsLane {
 fn backwards(disk: &Arc<Memory>, faults: Faults) -> BlockHandler {
     let disk = Arc::new(Backwards(disk.clone()));
     let requests = Requests::new(disk, [0; 20], false, faults.counter());
-    BlockHandler::new(requests, 1, false, Late::new(faults, &Waker::none()))
+    BlockHandler::new(requests, 1, false, Late::new(faults, &Waker::none()), None)
 }
 
 /// A header at an index of the buffers' page.

@@ -51,7 +51,7 @@ fn wire(device: &dyn Device, rings: Rings, signals: &Arc<Signals>) -> (Worker, O
     let inline = matches!(rings, Rings::Inline);
     let worker = Worker::new(device.kind(), inline, signals.clone(), device.waiter());
     match rings {
-        Rings::Kernel(machine) if !device.has_alarm() => {
+        Rings::Kernel(machine) => {
             let worker = worker.with_bell();
             let bells = worker.event().map(|event| InKernel::new(machine, event));
             (worker, bells)

@@ -12,9 +12,8 @@ use crate::device::{Handler, Kind, Queues};
 use crate::features::{EVENT_IDX, VERSION_1};
 use crate::queue::Broken;
 use crate::state::ModelV1;
-use crate::testing::{BUFFERS, Guest, Recorder};
+use crate::testing::{BUFFERS, Guest, Kernel, Recorder};
 use crate::worker::Waker;
-use x86::GuestPhys;
 
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
@@ -351,29 +350,6 @@ fn a_reset_waits_for_the_worker_and_the_vcpu_does_not() {
     }
     worker.stop();
     thread.join().expect("no panic");
-}
-
-/// The doorbells that the kernel has, and their event.
-#[derive(Default)]
-struct Kernel(Mutex<Vec<(GuestPhys, Arc<std::os::fd::OwnedFd>)>>);
-
-impl Kernel {
-    fn addresses(&self) -> Vec<u64> {
-        self.0.lock().expect("not poisoned").iter().map(|(address, _)| address.0).collect()
-    }
-}
-
-impl Doorbells for Kernel {
-    fn add(&self, address: GuestPhys, event: &Arc<std::os::fd::OwnedFd>) -> bool {
-        let mut list = self.0.lock().expect("not poisoned");
-        assert!(list.iter().all(|(known, _)| *known != address), "one at an address");
-        list.push((address, event.clone()));
-        true
-    }
-
-    fn remove(&self, address: GuestPhys) {
-        self.0.lock().expect("not poisoned").retain(|(known, _)| *known != address);
-    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use devices::pci::PciFunction;
 use memory::GuestMemory;
 use snapshot::Limits;
 
-use super::{Guest, Recorder};
+use super::{Guest, Kernel, Recorder};
 use crate::device::Device;
 use crate::faults::Faults;
 use crate::features::VERSION_1;
@@ -37,7 +37,7 @@ impl Machine {
         features: u64,
         inline: bool,
     ) -> Self {
-        Self::faulty(make, features, inline, Faults::default())
+        Self::ringing(make, features, rings(inline), (inline, Faults::default()))
     }
 
     /// One on a thread of its own with something wrong.
@@ -46,14 +46,23 @@ impl Machine {
         features: u64,
         faults: Faults,
     ) -> Self {
-        Self::faulty(make, features, false, faults)
+        Self::ringing(make, features, rings(false), (false, faults))
     }
 
-    fn faulty(
+    /// The same with doorbells that ring in a kernel.
+    pub(crate) fn with_kernel(
         make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
         features: u64,
-        inline: bool,
-        faults: Faults,
+        kernel: Arc<Kernel>,
+    ) -> Self {
+        Self::ringing(make, features, Rings::Kernel(kernel), (false, Faults::default()))
+    }
+
+    fn ringing(
+        make: impl FnOnce(&Arc<GuestMemory>) -> Box<dyn Device>,
+        features: u64,
+        rings: Rings,
+        (inline, faults): (bool, Faults),
     ) -> Self {
         let first = Guest::new(SIZE);
         let device = make(&first.memory);
@@ -65,10 +74,11 @@ impl Machine {
         };
         let queues = (0..).zip(&sizes).map(queue).collect();
         let recorder = Arc::new(Recorder::default());
-        let function =
-            VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings(inline));
+        let function = VirtioPci::new(device, first.memory.clone(), recorder.clone(), rings);
         function.worker().set_faults(faults);
         let mut machine = Self { queues, recorder, function, inline, thread: None };
+        machine.function.config_write(0x10, &0xc001_0000_u32.to_le_bytes());
+        machine.function.config_write(0x04, &[2]); // the BAR decodes
         machine.run();
         machine.negotiate(features);
         machine

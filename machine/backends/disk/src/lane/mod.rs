@@ -10,6 +10,7 @@ mod pace;
 mod pool;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use memory::{GuestMemory, PAGE_SIZE, RamOffset};
@@ -63,19 +64,29 @@ enum How {
 }
 
 impl Lane {
-    /// A lane between these two; and why it does not use io_uring where it could, if so.
-    pub fn open(disk: Arc<Disk>, memory: Arc<GuestMemory>) -> (Self, Option<String>) {
-        let why = match disk.raw().map(|_| Uring::open(disk.clone(), memory.clone())) {
+    /// A lane between these two; and why it does not use io_uring where it could, if so. While the eventfd
+    /// `bell` is not zero nothing is waited for in [`Lane::reap`]; nobody here reads it.
+    pub fn open(
+        disk: Arc<Disk>,
+        memory: Arc<GuestMemory>,
+        bell: Option<Arc<OwnedFd>>,
+    ) -> (Self, Option<String>) {
+        let ring = |_| Uring::open(disk.clone(), memory.clone(), bell.clone());
+        let why = match disk.raw().map(ring) {
             Some(Ok(uring)) => return (Self { how: How::Uring(Box::new(uring)) }, None),
             Some(Err(error)) => Some(format!("no io_uring ({error}), {} threads", pool::THREADS)),
             None => None,
         };
-        (Self { how: How::Pool(Pool::new(disk, memory)) }, why)
+        (Self { how: How::Pool(Pool::new(disk, memory, bell)) }, why)
     }
 
     /// The same on threads, whatever the host can do.
-    pub fn on_threads(disk: Arc<Disk>, memory: Arc<GuestMemory>) -> Self {
-        Self { how: How::Pool(Pool::new(disk, memory)) }
+    pub fn on_threads(
+        disk: Arc<Disk>,
+        memory: Arc<GuestMemory>,
+        bell: Option<Arc<OwnedFd>>,
+    ) -> Self {
+        Self { how: How::Pool(Pool::new(disk, memory, bell)) }
     }
 
     /// Begins to fill pieces from byte `offset` of the disk.
@@ -100,8 +111,8 @@ impl Lane {
         }
     }
 
-    /// Tells of what has ended; `wait`: after the first has, or the alarm rang. Nothing is waited
-    /// for if nothing was begun.
+    /// Tells of what has ended; `wait`: after the first has, or the alarm rang, or the bell. Nothing is
+    /// waited for if nothing was begun.
     pub fn reap(&mut self, wait: bool, told: &mut dyn FnMut(u32, Result<(), DiskError>)) {
         let mut landed = Vec::new();
         match &mut self.how {

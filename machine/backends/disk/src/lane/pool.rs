@@ -2,13 +2,17 @@
 //!
 //! Who waits for an end works, too: a single read or write is done on its thread and costs no
 //! switch; a flush only is where flushes are fast and nothing else is under way ([`Pace`]), so that
-//! what comes meanwhile does not wait for it (unless there are no threads to be had at all).
+//! what comes meanwhile does not wait for it (unless there are no threads to be had at all). Who has a bell
+//! waits at that and at the news together ([`Ears`]).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use memory::GuestMemory;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::{Errno, read, write};
 
 use super::{Alarm, Job, Kind, Landed, Pace, buffer, do_now};
 use crate::bytes::lock;
@@ -26,6 +30,35 @@ struct State {
     idle: usize,
     alarm: bool,
     ended: bool,
+    /// Who reaps is at its ears, or on the way there.
+    listens: bool,
+}
+
+/// Where the reaper waits that has a bell.
+struct Ears {
+    bell: Arc<OwnedFd>,
+    /// An eventfd: something landed, or the alarm rang.
+    news: OwnedFd,
+}
+
+impl Ears {
+    /// `None`: the host has no descriptors left; then the bell is heard when something lands.
+    fn new(bell: Arc<OwnedFd>) -> Option<Self> {
+        let news = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).ok()?;
+        Some(Self { bell, news })
+    }
+
+    /// Waits for either; true: it was the bell.
+    fn wait(&self) -> bool {
+        let mut list = [&*self.bell, &self.news].map(|fd| PollFd::new(fd, PollFlags::IN));
+        while poll(&mut list, None) == Err(Errno::INTR) {}
+        let rang = list.map(|fd| !fd.revents().is_empty());
+        if rang[1] {
+            // Whoever told of the news may have been heard by way of the lock.
+            let _ = read(&self.news, &mut [0; 8]);
+        }
+        rang[0]
+    }
 }
 
 struct Shared {
@@ -34,8 +67,9 @@ struct Shared {
     state: Mutex<State>,
     /// There is a job, or the end.
     job: Condvar,
-    /// Something landed, or the alarm rang.
+    /// Something landed, or the alarm rang, and the reaper has no ears.
     news: Condvar,
+    ears: Option<Ears>,
 }
 
 pub(super) struct Pool {
@@ -46,9 +80,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(disk: Arc<Disk>, memory: Arc<GuestMemory>) -> Self {
+    pub(super) fn new(
+        disk: Arc<Disk>,
+        memory: Arc<GuestMemory>,
+        bell: Option<Arc<OwnedFd>>,
+    ) -> Self {
         let (state, job, news) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { disk, memory, state, job, news });
+        let ears = bell.and_then(Ears::new);
+        let shared = Arc::new(Shared { disk, memory, state, job, news, ears });
         let spawn = |_| {
             let shared = shared.clone();
             std::thread::Builder::new().name("disk".into()).spawn(move || shared.work()).ok()
@@ -90,7 +129,7 @@ impl Pool {
             }
             while state.landed.is_empty() && !state.alarm && state.flying + state.waiting.len() > 0
             {
-                state = shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = shared.wait_for_news(state);
             }
             state.alarm = false;
         } else if !state.waiting.is_empty() && state.idle > 0 {
@@ -103,8 +142,9 @@ impl Pool {
         let shared = Arc::downgrade(&self.shared);
         Arc::new(move || {
             if let Some(shared) = shared.upgrade() {
-                lock(&shared.state).alarm = true;
-                shared.news.notify_all();
+                let mut state = lock(&shared.state);
+                state.alarm = true;
+                shared.tell(&mut state);
             }
         })
     }
@@ -129,6 +169,32 @@ impl State {
 }
 
 impl Shared {
+    /// Has the reaper look, if it waits.
+    fn tell(&self, state: &mut State) {
+        match &self.ears {
+            None => self.news.notify_all(),
+            Some(ears) if std::mem::take(&mut state.listens) => {
+                // It is not full: it is read before anybody listens again.
+                let _ = write(&ears.news, &1_u64.to_ne_bytes());
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The reaper's wait; a bell is an alarm.
+    fn wait_for_news<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(ears) = &self.ears else {
+            return self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        state.listens = true;
+        drop(state);
+        let rang = ears.wait();
+        let mut state = lock(&self.state);
+        state.listens = false;
+        state.alarm |= rang;
+        state
+    }
+
     fn work(&self) {
         let mut buffer = buffer();
         let mut state = lock(&self.state);
@@ -138,7 +204,7 @@ impl Shared {
                 let done = do_now(&self.disk, &self.memory, &job, &mut buffer);
                 state = lock(&self.state);
                 state.land(job.tag, done);
-                self.news.notify_all();
+                self.tell(&mut state);
             } else if state.ended {
                 return;
             } else {

@@ -43,6 +43,8 @@ pub(crate) struct Uring {
     /// What was done without the kernel's queue.
     landed: Vec<Landed>,
     alarm: Arc<OwnedFd>,
+    /// The alarm is somebody's bell, who reads it.
+    foreign: bool,
     /// The alarm is polled for.
     armed: bool,
     buffer: Vec<u8>,
@@ -51,10 +53,18 @@ pub(crate) struct Uring {
 
 impl Uring {
     /// A ring for a disk whose [`Disk::raw`] is there.
-    pub(crate) fn open(disk: Arc<Disk>, memory: Arc<GuestMemory>) -> io::Result<Self> {
+    pub(crate) fn open(
+        disk: Arc<Disk>,
+        memory: Arc<GuestMemory>,
+        bell: Option<Arc<OwnedFd>>,
+    ) -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES)?;
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
-        let alarm = Arc::new(rustix::event::eventfd(0, flags)?);
+        let foreign = bell.is_some();
+        let alarm = match bell {
+            Some(bell) => bell,
+            None => Arc::new(rustix::event::eventfd(0, flags)?),
+        };
         let mut supported = io_uring::Probe::new();
         ring.submitter().register_probe(&mut supported)?;
         let needed = [opcode::Readv::CODE, opcode::Fsync::CODE, opcode::PollAdd::CODE];
@@ -64,7 +74,7 @@ impl Uring {
         let (flights, free, landed) = (Vec::new(), Vec::new(), Vec::new());
         let buffer = buffer();
         let (armed, pace) = (false, Pace::default());
-        Ok(Self { ring, disk, memory, flights, free, landed, alarm, armed, buffer, pace })
+        Ok(Self { ring, disk, memory, flights, free, landed, alarm, foreign, armed, buffer, pace })
     }
 
     pub(crate) fn start(&mut self, job: Job) {
@@ -157,7 +167,9 @@ impl Uring {
             self.push(poll.user_data(ALARM));
             self.armed = true;
         }
-        self.enter(usize::from(wait));
+        if wait || !self.ring.submission().is_empty() {
+            self.enter(usize::from(wait));
+        }
         self.take_completions();
         landed.append(&mut self.landed);
     }
@@ -168,8 +180,10 @@ impl Uring {
             if entry.user_data() == ALARM {
                 self.armed = false;
                 let mut count = [0; 8];
-                // It may have been read already: then there is nothing to read.
-                let _ = rustix::io::read(&*self.alarm, &mut count);
+                if !self.foreign {
+                    // It may have been read already: then there is nothing to read.
+                    let _ = rustix::io::read(&*self.alarm, &mut count);
+                }
                 continue;
             }
             let index = entry.user_data() as u32;

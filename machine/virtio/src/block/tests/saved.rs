@@ -41,7 +41,11 @@ impl Disk for Slow {
         Ok(())
     }
 
-    fn lane(self: Arc<Self>, memory: &Arc<memory::GuestMemory>) -> Option<Box<dyn Lane>> {
+    fn lane(
+        self: Arc<Self>,
+        memory: &Arc<memory::GuestMemory>,
+        _bell: Option<Arc<std::os::fd::OwnedFd>>,
+    ) -> Option<Box<dyn Lane>> {
         Some(Box::new(SlowLane(self.0.clone(), memory.clone(), Vec::new())))
     }
 }

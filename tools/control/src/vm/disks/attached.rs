@@ -4,6 +4,7 @@
 //! what to do.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -135,8 +136,12 @@ impl block::Disk for Attached {
         self.told(self.disk.write_zeroes(offset, length))
     }
 
-    fn lane(self: Arc<Self>, memory: &Arc<GuestMemory>) -> Option<Box<dyn block::Lane>> {
-        let (lane, why) = disk::Lane::open(self.disk.clone(), memory.clone());
+    fn lane(
+        self: Arc<Self>,
+        memory: &Arc<GuestMemory>,
+        bell: Option<Arc<OwnedFd>>,
+    ) -> Option<Box<dyn block::Lane>> {
+        let (lane, why) = disk::Lane::open(self.disk.clone(), memory.clone(), bell);
         if let Some(why) = why {
             let name = &self.trouble.name;
             (self.trouble.tell)(Told::Detail(format!("{name}: {why}")));

@@ -7,24 +7,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::table::spread;
-use crate::suite::{kernels, nested, setup};
-
-/// What to compare with.
-#[derive(clap::Args)]
-pub(crate) struct Options {
-    /// A static kvmtool (make lkvm-static) to compare with
-    #[arg(long)]
-    lkvm: Option<PathBuf>,
-    /// Rounds of each
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-}
+use super::super::table::spread;
+use super::{OUTER, Options, prepare};
+use crate::suite::{kernels, nested};
 
 /// The inner guest's PID 1.
 const INNER: &str = "#!/bin/busybox sh\n/bin/busybox true\necho @done\n/bin/busybox reboot -f\n";
@@ -48,15 +37,11 @@ const QEMU: &str = "/qemu/qemu-system-x86_64 -L /qemu/share -cpu host -smp 1 -m 
     -no-user-config -display none -no-reboot -serial stdio -kernel /guest-kernel -initrd /inner.cpio";
 
 /// Runs the benchmark and prints its table.
-pub(crate) fn run(root: &Path, roof: &Path, options: &Options) -> Result<()> {
-    let programs = ["qemu-system-x86_64", "busybox", "cpio"];
-    if let Err(why) = setup::need(&programs, &["qemu-system-x86", "busybox-static", "cpio"]) {
-        bail!("nothing to compare with: {why}");
-    }
+pub(super) fn run(root: &Path, roof: &Path, options: &Options) -> Result<()> {
     let outer = kernels::fetch(roof, "linux-image-amd64")?;
     let folder = tempfile::tempdir()?;
     let tree = folder.path().join("bench");
-    nested::base(&tree, &outer, &work(options))?;
+    prepare(root, &tree, &outer, &work(options))?;
     let inner = folder.path().join("inner");
     fs::create_dir_all(inner.join("bin"))?;
     fs::create_dir_all(inner.join("dev"))?;
@@ -66,13 +51,11 @@ pub(crate) fn run(root: &Path, roof: &Path, options: &Options) -> Result<()> {
     fs::copy(nested::pack(root, &inner)?, tree.join("inner.cpio"))?;
     let guest = kernels::fetch(roof, "linux-image-cloud-amd64")?;
     fs::copy(guest, tree.join("guest-kernel"))?;
-    nested::install(root, &tree.join("roof"), &["build", "--package", "oneroof-cli"])?;
     if let Some(lkvm) = &options.lkvm {
         fs::copy(lkvm, tree.join("lkvm")).with_context(|| lkvm.display().to_string())?;
     }
-    copy_qemu(&tree)?;
     let load = fs::read_to_string("/proc/loadavg")?;
-    let seen = nested::start(root, &tree, &outer, &["-accel", "tcg,thread=multi", "-smp", "2"])?;
+    let seen = nested::start(root, &tree, &outer, &OUTER)?;
     print(&seen.stdout, load.split(' ').next().unwrap_or_default())
 }
 
@@ -92,22 +75,6 @@ fn work(options: &Options) -> String {
         }
     }
     text + "poweroff -f\n"
-}
-
-/// QEMU with its libraries and firmware: an outer guest has no others.
-fn copy_qemu(tree: &Path) -> Result<()> {
-    let script = "set -e; mkdir -p \"$0/qemu/lib\" \"$0/qemu/share\" \"$0/lib64\"; \
-        qemu=$(command -v qemu-system-x86_64); cp -L \"$qemu\" \"$0/qemu/\"; \
-        cp -L $(ldd \"$qemu\" | awk '/=> \\//{print $3}') \"$0/qemu/lib/\"; \
-        cp -L /lib64/ld-linux-x86-64.so.2 \"$0/lib64/\"; \
-        for f in bios-256k.bin bios-microvm.bin linuxboot_dma.bin kvmvapic.bin pvh.bin; do \
-        for d in /usr/share/seabios /usr/share/qemu; do \
-        [ ! -e $d/$f ] || cp -L $d/$f \"$0/qemu/share/\"; done; done";
-    let copied = Command::new("sh").args(["-c", script]).arg(tree).status()?;
-    if !copied.success() {
-        bail!("cannot copy QEMU and its libraries: is qemu-system-x86_64 Debian's?");
-    }
-    Ok(())
 }
 
 /// The table of what the outer guest noted.
