@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::kernels::{self, KERNELS};
 use super::{
-    Output, Report, Verdict, balloon, block_device, devices, disk, drivers, every_kernel, faults,
-    initrd, net, repeat, run, setup, share, signals, vsock,
+    Output, Report, Verdict, balloon, block_device, devices, disk, downloads, drivers,
+    every_kernel, faults, initrd, net, repeat, run, setup, share, signals, vsock,
 };
 use crate::bench::memory;
 use crate::cpu;
@@ -44,6 +44,7 @@ pub(crate) fn suite(root: &Path, roof: &Path, only: Option<String>) -> Result<()
     faults::cases(&mut report, roof, &cloud);
     share::cases(&mut report, roof, &cloud);
     net::cases(&mut report, root, roof, &cloud);
+    downloads::cases(&mut report, roof, &cloud);
     memory_bound(&mut report, roof);
     translating(&mut report, root, roof, &cloud);
     compiling(&mut report, root, roof, &cloud);

@@ -9,6 +9,7 @@ pub(crate) mod boot;
 mod conversation;
 mod devices;
 mod disk;
+mod downloads;
 mod drivers;
 mod every_kernel;
 mod faults;

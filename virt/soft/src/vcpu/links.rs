@@ -98,7 +98,7 @@ impl Links {
 
     pub(super) fn clear(&mut self) {
         self.packed.clear();
-        self.recipes.clear();
+        self.recipes = Vec::new();
     }
 }
 

@@ -196,9 +196,9 @@ impl Sites {
 
     pub(super) fn clear(&mut self) {
         self.packed.clear();
-        self.places.clear();
-        self.numbers.clear();
-        self.ops.clear();
+        self.places = Vec::new();
+        self.numbers = HashMap::default();
+        self.ops = Vec::new();
     }
 }
 
