@@ -28,6 +28,14 @@ pub(crate) fn cases(report: &mut Report, roof: &Path, kernel: &Path) {
             )
         })
     });
+    report.case("a_block_device_s_room_on_the_host_is_all_of_it", || {
+        with_loop(|device, _| {
+            let seen = run(Command::new(roof).args(["disk", "info", device]), "", LIMIT)?;
+            let size = |line: &str| line.ends_with(&format!("({SIZE} bytes)"));
+            let found = seen.stdout.lines().filter(|line| size(line)).count();
+            seen.expect(found == 2, "its size, and as much on the host")
+        })
+    });
     report.case("a_block_device_takes_writes_discards_and_zeros_with_rw", || {
         with_loop(|device, file| {
             let script = "tr '\\0' x < /dev/zero | dd of=/dev/vda bs=1M count=8 iflag=fullblock \

@@ -89,8 +89,11 @@ impl HostFile {
         Ok((status.dev(), status.ino()))
     }
 
-    /// Bytes that the host has allocated for it.
+    /// Bytes that the host has allocated for it; all of a device.
     pub(crate) fn allocated(&self) -> u64 {
+        if self.is_device {
+            return self.size().unwrap_or(0);
+        }
         self.file.metadata().map_or(0, |status| status.blocks() * 512)
     }
 
