@@ -14,7 +14,7 @@ use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
 use super::values::Value;
-use crate::cache::layout::WINDOWS_MIDDLE;
+use crate::cache::layout::{WINDOWS, WINDOWS_MIDDLE, window_entry};
 use crate::cache::state::at;
 use crate::cache::windows::{INDEX_BITS, REACH};
 
@@ -182,8 +182,8 @@ impl Emitter<'_> {
         let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
         let short = i32::try_from(linear as i64).ok();
         if !self.leads_from(value) {
-            let entry = i32::from((linear >> 32) as i16) * 8;
-            self.asm.load(S1, Mem::Gs(WINDOWS_MIDDLE as i32 + entry));
+            let entry = WINDOWS + window_entry((linear >> 32) as u16) * 8;
+            self.asm.load(S1, Mem::Gs(entry as i32));
             self.hold(value);
         }
         match short {
