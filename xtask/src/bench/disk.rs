@@ -32,7 +32,7 @@ const MODULES: [&str; 6] = [
 const IMAGE_MIB: u64 = 1024;
 
 /// Name, and the workload's pattern, block in bytes, blocks, threads.
-const CASES: [(&str, &str, u64, u64, u64); 8] = [
+pub(super) const CASES: [(&str, &str, u64, u64, u64); 8] = [
     ("sequential read, 1 MiB", "read", 1 << 20, 1024, 1),
     ("sequential write, 1 MiB", "write", 1 << 20, 768, 1),
     ("sequential read, 4 KiB", "read", 4096, 16384, 1),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::bench::files;
+use crate::bench::{disk, files};
 use crate::cpu::build_workloads;
 use crate::net::pattern_sum;
 use crate::suite::initrd;
@@ -19,6 +19,8 @@ use crate::suite::initrd;
 pub(super) const PORT: u16 = 7000;
 /// The disk's image, MiB.
 pub(super) const IMAGE_MIB: u64 = 256;
+/// Blocks of each case of [`disk::CASES`]: fewer than there.
+const BLOCKS: [u64; disk::CASES.len()] = [IMAGE_MIB, IMAGE_MIB, 1000, 1000, 2000, 1000, 2000, 300];
 /// Files of the share's tree: so many folders of a hundred.
 const FOLDERS: usize = 8;
 /// MiB that TCP moves each way.
@@ -38,7 +40,7 @@ pub(super) enum Amount {
 
 /// One case.
 pub(super) struct Case {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) amount: Amount,
     /// Prints its result.
     command: String,
@@ -49,19 +51,11 @@ pub(super) struct Case {
 /// The cases whose name contains this.
 pub(super) fn cases(only: Option<&str>) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (name, pattern, bytes, blocks, threads) in [
-        ("disk, sequential read, 1 MiB", "read", 1 << 20, IMAGE_MIB, 1),
-        ("disk, sequential write, 1 MiB", "write", 1 << 20, IMAGE_MIB, 1),
-        ("disk, sequential read, 4 KiB", "read", 4096, 1000, 1),
-        ("disk, random read, 4 KiB", "random-read", 4096, 1000, 1),
-        ("disk, random read, 4 KiB, 8 threads", "random-read", 4096, 2000, 8),
-        ("disk, random write, 4 KiB", "random-write", 4096, 1000, 1),
-        ("disk, random write, 4 KiB, 8 threads", "random-write", 4096, 2000, 8),
-        ("disk, random write and flush, 4 KiB", "sync-write", 4096, 300, 1),
-    ] {
+    for ((name, pattern, bytes, _, threads), blocks) in disk::CASES.into_iter().zip(BLOCKS) {
         let amount =
             if bytes > 4096 { Amount::Mib(bytes * blocks >> 20) } else { Amount::Times(blocks) };
         let command = format!("/workloads block /dev/vda {pattern} {bytes} {blocks} {threads}");
+        let name = format!("disk, {name}");
         cases.push(Case { name, amount, command, result: None });
     }
     let (bytes, sum) = (NET_MIB << 20, pattern_sum(NET_MIB << 20));
@@ -71,10 +65,10 @@ pub(super) fn cases(only: Option<&str>) -> Vec<Case> {
         // without the guest's own figure
         let command = format!("set -- $(/workloads net {what} {to} {bytes}); echo $1 $2");
         let result = Some(format!("{bytes} {sum:016x}"));
-        cases.push(Case { name, amount: Amount::Mib(NET_MIB), command, result });
+        cases.push(Case { name: name.into(), amount: Amount::Mib(NET_MIB), command, result });
     }
     cases.push(Case {
-        name: "net, a byte there and back",
+        name: "net, a byte there and back".into(),
         amount: Amount::Times(TURNS),
         command: format!("set -- $(/workloads net turns {to} {TURNS}); echo $1 $2"),
         result: Some(format!("{TURNS} turns")),
@@ -86,8 +80,8 @@ pub(super) fn cases(only: Option<&str>) -> Vec<Case> {
 
 fn share(cases: &mut Vec<Case>) {
     let files = (FOLDERS * 100) as u64;
-    let mut add = |name, amount, command: &str, result: Option<String>| {
-        cases.push(Case { name, amount, command: command.into(), result });
+    let mut add = |name: &str, amount, command: &str, result: Option<String>| {
+        cases.push(Case { name: name.into(), amount, command: command.into(), result });
     };
     let find = "find /mnt/tree -type f -size -9 | wc -l";
     add("share, find, first", Amount::Times(files), find, Some(files.to_string()));
