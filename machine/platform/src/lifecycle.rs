@@ -240,7 +240,7 @@ impl Machine {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), MachineError> {
-        let spawned = thread::Builder::new().name(name).spawn(body);
+        let spawned = threads::spawn(&name, body);
         let thread = spawned.map_err(|error| {
             self.ending.finish(Outcome::Stopped);
             MachineError::Thread(error)

@@ -152,8 +152,7 @@ impl Clock {
     fn start(waker: Waker) -> std::io::Result<Self> {
         let shared = Arc::<(Mutex<Next>, Condvar)>::default();
         let theirs = shared.clone();
-        let run = move || run(&theirs, &waker);
-        std::thread::Builder::new().name("late".into()).spawn(run)?;
+        threads::spawn("late", move || run(&theirs, &waker))?;
         Ok(Self(shared))
     }
 

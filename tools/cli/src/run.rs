@@ -66,7 +66,8 @@ fn run_vm(arguments: &Run) -> Result<(RunReport, u8)> {
         terminal::enter_raw().context("cannot set up the terminal")?;
     }
     if live_input {
-        terminal::input::forward(controls.clone(), interactive);
+        terminal::input::forward(controls.clone(), interactive)
+            .context("cannot start to read standard input")?;
     }
     let report = vm.run(&mut |event| {
         screen.show(event);

@@ -36,13 +36,14 @@ impl Signals {
         .context("cannot block signals")?;
         let controls = Arc::new(Mutex::new(None));
         let shared = controls.clone();
-        std::thread::spawn(move || {
+        let wait = move || {
             while let Some(signal) = set.wait() {
                 let controls: Option<Controls> =
                     shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 act(signal, controls);
             }
-        });
+        };
+        threads::spawn("signals", wait).context("cannot watch for signals")?;
         Ok(Self { controls })
     }
 
@@ -65,10 +66,13 @@ fn act(signal: i32, controls: Option<Controls>) {
         (libc::SIGINT, Some(controls)) => controls.signal(number),
         (_, Some(controls)) => {
             controls.quit(number);
-            std::thread::spawn(move || {
+            let late = move || {
                 std::thread::sleep(PATIENCE);
                 leave(number);
-            });
+            };
+            if threads::spawn("patience", late).is_err() {
+                leave(number);
+            }
         }
     }
 }

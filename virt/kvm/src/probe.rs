@@ -149,16 +149,16 @@ fn run_guest(
     let mut io = ProbeIo { kick: vcpu.kicker(), begun: None, took: None, done: false };
     let (finished, wait) = mpsc::channel::<()>();
     let guard = vcpu.kicker();
-    let exit = std::thread::scope(|scope| {
-        scope.spawn(move || {
-            if wait.recv_timeout(GIVE_UP) == Err(mpsc::RecvTimeoutError::Timeout) {
-                guard.kick();
-            }
-        });
-        let exit = vcpu.run(&mut io, Budget::Unlimited);
-        drop(finished);
-        exit
-    })?;
+    let watch = threads::spawn("kvm-probe", move || {
+        if wait.recv_timeout(GIVE_UP) == Err(mpsc::RecvTimeoutError::Timeout) {
+            guard.kick();
+        }
+    });
+    let watch = watch.map_err(|source| EngineError::Host { call: "pthread_create", source })?;
+    let exit = vcpu.run(&mut io, Budget::Unlimited);
+    drop(finished);
+    watch.join().expect("the watch does not panic");
+    let exit = exit?;
     let mut stored = [0; 16];
     memory.read_physical(GuestPhys(DATA), &mut stored).expect("the data lies in RAM");
     let wanted = u128::from(STORED[0]) | u128::from(STORED[1]) << 64;

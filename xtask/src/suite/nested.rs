@@ -45,10 +45,13 @@ if [ -e /guest-kernel ]; then
   # a process that has ended has no mappings, or the shell has already taken its status
   until grep -q '^State:.Z' /proc/$pid/status || [ ! -e /proc/$pid ]; do
     # all mappings but guest RAM: the program itself is shared memory too, for / is a tmpfs
-    now=$(awk '/^[0-9a-f]+-[0-9a-f]+ /{c=!/oneroof-ram/} /^Rss:/{if(c)s+=$2} END{print s+0}' /proc/$pid/smaps)
-    [ "$now" -gt $most ] && most=$now
+    cat /proc/$pid/smaps > /tmp/smaps
+    now=$(awk '/^[0-9a-f]+-[0-9a-f]+ /{c=!/oneroof-ram/} /^Rss:/{if(c)s+=$2} END{print s+0}' /tmp/smaps)
+    [ "$now" -gt $most ] && { most=$now; mv /tmp/smaps /tmp/peak; }
   done
   wait $pid; echo "@memory $? $most"
+  # KiB resident, KiB in large pages and place of the mappings that matter
+  awk '/^[0-9a-f]+-[0-9a-f]+ /{n=$1" "$2" "$6} /^Rss:/{r=$2} /^AnonHuge/&&r>99{print r, $2, n}' /tmp/peak
 fi
 for t in /tests/*; do
   [ -x $t ] && { echo "@test $t"; $t --nocapture --test-threads 1; echo "@status $t $?"; }

@@ -53,8 +53,7 @@ impl Pool {
         let mut state = self.shared.lock();
         if state.idle == 0 && state.threads < self.most {
             let shared = self.shared.clone();
-            let name = String::from("virtio-fs-pool");
-            let spawned = thread::Builder::new().name(name).spawn(move || shared.work());
+            let spawned = threads::spawn("virtio-fs-pool", move || shared.work());
             state.threads += usize::from(spawned.is_ok());
         }
         if state.threads == 0 {

@@ -113,8 +113,7 @@ impl UnixSockets {
         watch.add(&stop, STOP)?;
         watch.add(&listener, SOMETHING)?;
         let sleeper = watch.clone();
-        let thread =
-            std::thread::Builder::new().name("vsock".into()).spawn(move || sleeper.run())?;
+        let thread = threads::spawn("vsock", move || sleeper.run())?;
         let (path, handshakes) = (path.to_path_buf(), Vec::new());
         Ok(Self { path, listener, handshakes, watch, stop, thread: Some(thread) })
     }

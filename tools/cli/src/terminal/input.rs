@@ -2,6 +2,8 @@
 //!
 //! Invariant: [`Escape`] is pure; without a terminal every byte is passed as it is.
 
+use std::io;
+
 use control::vm::Controls;
 use rustix::io::Errno;
 use rustix::stdio::stdin;
@@ -49,8 +51,8 @@ impl Escape {
 }
 
 /// Passes standard input on, in a thread of its own, until it ends or the VM does.
-pub(crate) fn forward(controls: Controls, interactive: bool) {
-    std::thread::spawn(move || {
+pub(crate) fn forward(controls: Controls, interactive: bool) -> io::Result<()> {
+    let pass = move || {
         let mut escape = Escape::default();
         let mut bytes = [0; 16 * 1024];
         loop {
@@ -75,7 +77,8 @@ pub(crate) fn forward(controls: Controls, interactive: bool) {
             }
         }
         controls.input_ended();
-    });
+    };
+    threads::spawn("input", pass).map(drop)
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ pub(super) fn assemble(
         let outbox = Arc::downgrade(outbox);
         SessionPort::new(move || _ = outbox.upgrade().map(|outbox| outbox.stir()))
     });
-    let console = files.extras.attach(&mut config, port.as_ref(), files.window, outbox);
+    let console = files.extras.attach(&mut config, port.as_ref(), files.window, outbox)?;
     let mut machine =
         Machine::new(engine, memory, config).map_err(|source| RunError::Machine(source.into()))?;
     let initrd = files.initrd.as_deref().map(|initrd| Measured { initrd, cpu: Cell::default() });

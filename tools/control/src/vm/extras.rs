@@ -121,7 +121,7 @@ impl Opened {
         session: Option<&SessionPort>,
         window: Option<WindowSize>,
         outbox: &Arc<Outbox<End>>,
-    ) -> Option<ConsoleControl> {
+    ) -> Result<Option<ConsoleControl>, RunError> {
         config.pci_functions.extend(self.functions);
         config.io_faults = self.debug.faults();
         if self.debug.virtio || self.debug.unclaimed {
@@ -143,10 +143,10 @@ impl Opened {
             config.virtio.push(Box::new(Vsock::new(GUEST_CID, host)));
         }
         if let Some(typing) = self.typing {
-            typing.start(&mut config.virtio);
+            typing.start(&mut config.virtio)?;
         }
         if !self.virtio_console {
-            return None;
+            return Ok(None);
         }
         let (console, room) = (outbox.clone(), Arc::downgrade(outbox));
         let device = Console::new(Box::new(move |bytes: &[u8]| console.push_console(bytes)));
@@ -156,6 +156,6 @@ impl Opened {
         }
         control.on_room(move || _ = room.upgrade().map(|outbox| outbox.stir()));
         config.virtio.push(Box::new(device));
-        Some(control)
+        Ok(Some(control))
     }
 }

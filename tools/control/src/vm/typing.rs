@@ -77,11 +77,11 @@ impl Typing {
     }
 
     /// Gives the devices away and begins to read: a pipe is waited for, which holds nobody up.
-    pub(super) fn start(self, devices: &mut Vec<Box<dyn Device>>) {
+    pub(super) fn start(self, devices: &mut Vec<Box<dyn Device>>) -> Result<(), RunError> {
         let Self { path, keyboard: (keyboard, keys), tablet: (tablet, pen) } = self;
         devices.push(Box::new(keyboard));
         devices.push(Box::new(tablet));
-        std::thread::spawn(move || {
+        let read = move || {
             let Ok(file) = File::open(path) else { return };
             let mut lines = BufReader::new(file);
             let mut line = String::new();
@@ -91,7 +91,10 @@ impl Typing {
                 }
                 line.clear();
             }
-        });
+        };
+        threads::spawn("input-events", read)
+            .map(drop)
+            .map_err(|source| RunError::Machine(source.into()))
     }
 }
 

@@ -90,7 +90,7 @@ impl Pool {
         let shared = Arc::new(Shared { disk, memory, state, job, news, ears });
         let spawn = |_| {
             let shared = shared.clone();
-            std::thread::Builder::new().name("disk".into()).spawn(move || shared.work()).ok()
+            threads::spawn("disk", move || shared.work()).ok()
         };
         let threads = (0..THREADS).filter_map(spawn).collect();
         Self { shared, threads, buffer: buffer(), pace: Pace::default() }
