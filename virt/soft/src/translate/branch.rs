@@ -365,6 +365,11 @@ impl Emitter<'_> {
                     self.asm.bytes.extend(site.to_le_bytes());
                     self.go_back(back);
                 }
+                Stub::LookUp { from, back } => {
+                    self.land_here(from);
+                    self.find_window();
+                    self.go_back(back);
+                }
                 Stub::Leave { from, site } => {
                     self.land_here(from);
                     self.go_out(site, false);

@@ -107,6 +107,8 @@ pub(super) enum Stub {
     Done,
     /// Fills what a check missed, and goes back to it.
     Miss { from: Hole, back: usize, site: u32, write: bool },
+    /// Looks up a window that is not the expected one, by bits 63:32 in S1.
+    LookUp { from: Hole, back: usize },
     /// Leaves the block with flags saved or made by a recipe.
     Leave { from: Hole, site: u32 },
     /// Leaves an indirect branch: the target is in S0.
@@ -148,6 +150,8 @@ pub(super) struct Emitter<'a> {
     pub(super) leads: Leads,
     /// The slot there of the access that comes next.
     pub(super) slot: Option<u8>,
+    /// Where the access that comes next was when the path was recorded: instruction, bits 63:32.
+    pub(super) expected: Option<(usize, u32)>,
     /// The site of the access that comes next.
     pub(super) touching: Option<u32>,
     /// The budget was looked at; blocks are made so that they need not where they are left.
@@ -230,6 +234,7 @@ pub(crate) fn translate(
             None => Leads::of_block(facts),
         },
         slot: None,
+        expected: None,
         touching: None,
         polled: source.path.is_none(),
         source,

@@ -128,6 +128,8 @@ pub(crate) struct Fact {
     pub(crate) kind: Kind,
     /// The explicit memory operand's access.
     pub(crate) access: Option<MemoryAccess>,
+    /// Bits 63:32 of its address when the path was recorded, if it was made from registers.
+    pub(crate) stretch: Option<u32>,
     /// General registers written.
     pub(crate) writes: u16,
     /// Taken registers among the operands whose value must be there before: all but those of
@@ -183,6 +185,7 @@ pub(crate) fn examine(
         follows: None,
         kind: Kind::Interpret,
         access: None,
+        stretch: None,
         writes: 0,
         loads: 0,
         word,

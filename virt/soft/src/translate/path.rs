@@ -6,7 +6,7 @@
 //! Invariant: a path is bound to linear addresses. It runs only while each of its pages is the
 //! page of RAM it was recorded from.
 
-use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
+use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory, Register};
 
 use super::asm::{Alu, Hole, Mem, cond};
 use super::emit::{Emitter, Source, Stub, poll_position};
@@ -29,6 +29,8 @@ pub(crate) struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Path {
     pub(crate) steps: Vec<Step>,
+    /// The general registers before each.
+    pub(crate) registers: Vec<[u64; 16]>,
     /// Where execution went behind the last one.
     pub(crate) next: u64,
 }
@@ -91,10 +93,11 @@ fn examine_all(
     for (index, (step, ins)) in path.steps.iter().zip(instructions).enumerate() {
         let length = usize::from(step.length);
         let known = !ins.is_invalid() && ins.len() == length && announced(ins);
-        let mut ins = *ins;
+        let (plain, mut ins) = (*ins, *ins);
         let renamed = renaming.apply(&mut ins);
         let offset = step.linear.wrapping_sub(page) as i64;
         let mut fact = examine(factory, &ins, offset as i32, source.gates, known);
+        fact.stretch = path.registers.get(index).and_then(|before| stretch(&plain, before));
         fact.code_at = (!renamed).then_some(code_at);
         code_at += length as u32;
         let next = path.steps.get(index + 1).map_or(path.next, |next| next.linear);
@@ -109,6 +112,26 @@ fn examine_all(
         }
     }
     true
+}
+
+/// Bits 63:32 of the address of a memory operand that registers make.
+fn stretch(ins: &Instruction, registers: &[u64; 16]) -> Option<u32> {
+    let segment = ins.memory_segment();
+    if segment == Register::FS || segment == Register::GS {
+        return None;
+    }
+    let value = |register: Register| match register {
+        Register::None => Some(0),
+        register if register.is_gpr64() => Some(registers[register.number()]),
+        _ => None,
+    };
+    let (base, index) = (ins.memory_base(), ins.memory_index());
+    if base == Register::None && index == Register::None {
+        return None;
+    }
+    let index = value(index)?.wrapping_mul(u64::from(ins.memory_index_scale()));
+    let address = value(base)?.wrapping_add(index).wrapping_add(ins.memory_displacement64());
+    Some((address >> 32) as u32)
 }
 
 /// Whether a path leads back to its start.

@@ -8,8 +8,9 @@
 
 use iced_x86::{Instruction, Register};
 
-use super::asm::Mem;
-use super::emit::Emitter;
+use super::asm::{Alu, Mem, cond};
+use super::emit::{Emitter, Stub};
+use super::flags::{Place, fate};
 use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
@@ -25,13 +26,18 @@ impl Emitter<'_> {
     /// Tells where an access's data is in its window. Changes S1, and S0 where the address is no
     /// register and a displacement.
     pub(super) fn window(&mut self, index: usize, address: Address<'_>, write: bool) -> Data {
-        let site = self.site(SiteKind::Window { write }, index);
         self.slot = self.leads.slot(index, address);
+        self.expected = match address {
+            Address::Operand(_) => self.facts[index].stretch.map(|stretch| (index, stretch)),
+            _ => None,
+        };
         let data = match address {
             Address::Stack(disp) => self.near_register(RSP, disp),
             Address::Frame => self.near_register(RBP, 0),
             Address::Operand(ins) => self.window_of_operand(ins),
         };
+        // The flags may have moved.
+        let site = self.site(SiteKind::Window { write }, index);
         self.touching = Some(site);
         data
     }
@@ -39,7 +45,7 @@ impl Emitter<'_> {
     /// S1 = what leads from the address in S0, of which nothing is known, to its window.
     pub(super) fn window_alone(&mut self, index: usize, write: bool) {
         let site = self.site(SiteKind::Window { write }, index);
-        self.slot = None;
+        (self.slot, self.expected) = (None, None);
         self.lead(S0, None, 0);
         self.touching = Some(site);
     }
@@ -143,7 +149,12 @@ impl Emitter<'_> {
         if self.load_lead(self.slot, start) {
             return;
         }
-        self.look_up(register);
+        match self.expected {
+            Some((index, stretch)) if register != RSP && self.spares_flags(index) => {
+                self.look_up_expecting(register, index, stretch);
+            }
+            _ => self.look_up(register),
+        }
         self.hold(start);
         self.keep_lead(self.slot, start);
     }
@@ -151,7 +162,34 @@ impl Emitter<'_> {
     /// S1 = the table's entry for the address in a register.
     pub(super) fn look_up(&mut self, register: u8) {
         self.asm.rorx(S1, register, 32);
+        self.find_window();
+    }
+
+    /// S1 = the table's entry for bits 63:32 in S1.
+    pub(super) fn find_window(&mut self) {
         self.asm.load(S1, Mem::ShortTable(S1, WINDOWS_MIDDLE as i32));
+    }
+
+    /// The same as `look_up` for an address that is probably in one stretch: what leads there is loaded without waiting for
+    /// the address, which only the branch waits for. An access behind a pointer that was just loaded then takes
+    /// as long as on the host itself, where a look-up doubles it.
+    fn look_up_expecting(&mut self, register: u8, index: usize, stretch: u32) {
+        self.clobber(index);
+        self.asm.rorx(S1, register, 32);
+        self.asm.alu_imm(false, Alu::Cmp, S1, stretch as i32);
+        let from = self.asm.jcc(cond::NOT_EQUAL);
+        self.asm.load(S1, Mem::Gs((WINDOWS + window_entry(stretch as u16) * 8) as i32));
+        self.stubs.push(Stub::LookUp { from, back: self.asm.here() });
+    }
+
+    /// Whether a comparison of ours before an instruction costs no more than one of the guest's made again.
+    fn spares_flags(&self, index: usize) -> bool {
+        let dead = || !fate(self.facts, index).read;
+        match self.place {
+            Place::Native { saved: true, .. } => dead(),
+            Place::Native { .. } => !self.would_save(index) && !self.facts[index].reads_flags,
+            Place::Saved | Place::Recipe(_) => true,
+        }
     }
 
     /// Whether S1 leads from an address to its window.

@@ -371,6 +371,7 @@ impl SoftVcpu {
                 return Err(None);
             }
             let next = linear.wrapping_add(u64::from(op.len));
+            let before = *self.cpu.regs.first_chunk().expect("16 and more");
             self.cpu.set_rip(next);
             let outcome = (op.run)(&mut self.cpu, op);
             let cut = self.cpu.bus.cut;
@@ -385,6 +386,7 @@ impl SoftVcpu {
                 return Err(None);
             }
             path.steps.push(Step { linear, length: op.len });
+            path.registers.push(before);
             // An instruction that ends the path by what it does is none of its steps.
             path.next = self.cpu.rip();
             if self.cpu.rip() != next {
