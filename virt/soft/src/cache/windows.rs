@@ -12,6 +12,9 @@
 //! mov   eax, [rbx + r11 + 8]
 //! ```
 //!
+//! Where the address comes out of memory itself, it is compared with the stretch it will probably be in, and what leads
+//! there is loaded without waiting for it; elsewhere it is looked up out of line (see `translate::forecast`).
+//!
 //! With the address's size of 32 bits (67h) the upper half's entries lie in front of the lower half's. An address
 //! that is not canonical finds no entry: most find what is not accessible, and the signal's handler gives them what leads
 //! nowhere; the others find a number by which they are not canonical after (see `layout`).
@@ -142,6 +145,11 @@ impl Windows {
             shown: 0,
             most: MOST_PAGES / vcpus,
         }
+    }
+
+    /// The RAM whose pages they show.
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     /// Gives a context its table; false if the host has no room.

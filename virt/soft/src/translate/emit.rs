@@ -5,6 +5,7 @@ use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 use super::asm::{Asm, Hole, cond};
 use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
+use super::forecast::{Stretch, foresee, keep_chained};
 use super::group::{self, Groups};
 use super::late::Late;
 use super::leads::Leads;
@@ -35,6 +36,8 @@ pub(crate) struct Source<'a> {
     pub(crate) gates: Gates,
     /// How whoever jumps here made the flags, if it is always the same.
     pub(crate) entry: Option<Recipe>,
+    /// The general registers' values where the block will run next.
+    pub(crate) registers: Option<&'a [u64; 16]>,
     /// The path to translate; `bytes` are its instructions' in this order.
     pub(crate) path: Option<&'a Path>,
     /// The path leads back to its start.
@@ -150,8 +153,8 @@ pub(super) struct Emitter<'a> {
     pub(super) leads: Leads,
     /// The slot there of the access that comes next.
     pub(super) slot: Option<u8>,
-    /// Where the access that comes next was when the path was recorded: instruction, bits 63:32.
-    pub(super) expected: Option<(usize, u32)>,
+    /// The instruction of the access that comes next, and where it probably is.
+    pub(super) expected: Option<(usize, Stretch)>,
     /// The site of the access that comes next.
     pub(super) touching: Option<u32>,
     /// The budget was looked at; blocks are made so that they need not where they are left.
@@ -186,13 +189,14 @@ pub(super) struct Emitter<'a> {
 }
 
 /// Translates the block at the start of the source. `announced` tells whether CPUID names all that
-/// an instruction needs.
+/// an instruction needs; `peek` reads the guest's memory where that has no effect.
 pub(crate) fn translate(
     source: &Source<'_>,
     numbers: Numbers,
     shared: &Stubs,
     tools: &mut Tools,
     announced: &mut dyn FnMut(&Instruction) -> bool,
+    peek: &dyn Fn(u64) -> Option<u64>,
 ) -> Draft {
     let Tools { encoder, factory, facts, stubs, spare } = tools;
     facts.clear();
@@ -206,9 +210,16 @@ pub(crate) fn translate(
         Some(path) => path::decode(source, path, (factory, encoder), facts, announced),
         None => {
             decode(source, factory, facts, announced);
+            if let Some(registers) = source.registers.filter(|_| source.gates.windows) {
+                foresee(facts, registers, peek);
+            }
             Renaming::default()
         }
     };
+    if source.gates.windows {
+        let closes = source.path.is_some() && path::closes(source, facts);
+        keep_chained(facts, closes);
+    }
     let grouped = source.gates.grouped && !source.gates.windows;
     let groups = if grouped { group::find(facts) } else { Groups::default() };
     for (index, member) in groups.members.iter().enumerate() {

@@ -9,6 +9,7 @@ use interp::lower::features::{bit_of, is_register_prefetch};
 
 use super::flags::STATUS;
 use super::flat;
+use super::forecast::Stretch;
 pub(crate) use super::gates::Gates;
 use super::registers::is_taken;
 
@@ -128,8 +129,8 @@ pub(crate) struct Fact {
     pub(crate) kind: Kind,
     /// The explicit memory operand's access.
     pub(crate) access: Option<MemoryAccess>,
-    /// Bits 63:32 of its address when the path was recorded, if it was made from registers.
-    pub(crate) stretch: Option<u32>,
+    /// Where that probably is.
+    pub(super) stretch: Option<Stretch>,
     /// General registers written.
     pub(crate) writes: u16,
     /// Taken registers among the operands whose value must be there before: all but those of

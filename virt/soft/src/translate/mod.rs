@@ -31,6 +31,7 @@ mod emit;
 pub(crate) mod facts;
 pub(crate) mod flags;
 pub(crate) mod flat;
+mod forecast;
 pub(crate) mod gates;
 pub(crate) mod group;
 mod lag;

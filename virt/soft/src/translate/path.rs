@@ -6,12 +6,13 @@
 //! Invariant: a path is bound to linear addresses. It runs only while each of its pages is the
 //! page of RAM it was recorded from.
 
-use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory, Register};
+use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 
 use super::asm::{Alu, Hole, Mem, cond};
 use super::emit::{Emitter, Source, Stub, poll_position};
 use super::facts::{DECODING, Fact, Kind, examine};
 use super::flags::{Place, serves};
+use super::forecast::stretch;
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::rename::Renaming;
 use super::site::{Link, SiteKind};
@@ -112,26 +113,6 @@ fn examine_all(
         }
     }
     true
-}
-
-/// Bits 63:32 of the address of a memory operand that registers make.
-fn stretch(ins: &Instruction, registers: &[u64; 16]) -> Option<u32> {
-    let segment = ins.memory_segment();
-    if segment == Register::FS || segment == Register::GS {
-        return None;
-    }
-    let value = |register: Register| match register {
-        Register::None => Some(0),
-        register if register.is_gpr64() => Some(registers[register.number()]),
-        _ => None,
-    };
-    let (base, index) = (ins.memory_base(), ins.memory_index());
-    if base == Register::None && index == Register::None {
-        return None;
-    }
-    let index = value(index)?.wrapping_mul(u64::from(ins.memory_index_scale()));
-    let address = value(base)?.wrapping_add(index).wrapping_add(ins.memory_displacement64());
-    Some((address >> 32) as u32)
 }
 
 /// Whether a path leads back to its start.

@@ -11,6 +11,7 @@ use iced_x86::{Instruction, Register};
 use super::asm::{Alu, Mem, cond};
 use super::emit::{Emitter, Stub};
 use super::flags::{Place, fate};
+use super::forecast::Stretch;
 use super::memory::{Address, Data};
 use super::registers::{RSP, S0, S1, is_taken};
 use super::site::SiteKind;
@@ -173,7 +174,7 @@ impl Emitter<'_> {
     /// The same as `look_up` for an address that is probably in one stretch: what leads there is loaded without waiting for
     /// the address, which only the branch waits for. An access behind a pointer that was just loaded then takes
     /// as long as on the host itself, where a look-up doubles it.
-    fn look_up_expecting(&mut self, register: u8, index: usize, stretch: u32) {
+    fn look_up_expecting(&mut self, register: u8, index: usize, stretch: Stretch) {
         self.clobber(index);
         self.asm.rorx(S1, register, 32);
         self.asm.alu_imm(false, Alu::Cmp, S1, stretch as i32);

@@ -340,7 +340,10 @@ impl Library {
             place,
             cold_place: self.code.next_cold(),
         };
-        let draft = translate(source, numbers, &self.stubs, &mut self.tools, announced);
+        let draft =
+            translate(source, numbers, &self.stubs, &mut self.tools, announced, &|linear| {
+                tlb.peek(linear)
+            });
         self.code.add(&draft.code, &draft.cold);
         for site in &draft.sites {
             region.sites.push(site);

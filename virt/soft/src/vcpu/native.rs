@@ -245,6 +245,7 @@ impl SoftVcpu {
         }
         self.runs.forget(linear);
         let gates = key.gates;
+        let registers = *self.cpu.regs.first_chunk().expect("16 and more");
         let source = Source {
             bytes: &bytes[..available],
             offset: (linear & 0xfff) as u32,
@@ -252,6 +253,7 @@ impl SoftVcpu {
             second_page: second.map(|page| self.cpu.bus.tlb.host_address(page)),
             gates,
             entry: key.entry,
+            registers: Some(&registers).filter(|_| linear == self.cpu.rip()),
             path: None,
             closes: false,
             pages: &[],

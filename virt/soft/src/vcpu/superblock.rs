@@ -435,6 +435,7 @@ impl SoftVcpu {
             second_page: None,
             gates: key.gates,
             entry: None,
+            registers: None,
             path: Some(path),
             closes: path.is_closed(),
             pages: &pages,

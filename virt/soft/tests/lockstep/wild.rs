@@ -76,6 +76,8 @@ fn run(options: SoftOptions, seed: u64) -> (Exit, [u64; 16], u64, Vec<u8>) {
         layout::write(&memory, LENGTHS + instruction.ip(), &[instruction.len() as u8]);
     }
     for index in 0..POINTERS {
+        // One in four is in another stretch of 4 GiB than most.
+        let image = if random.below(4) == 0 { IMAGES[3] } else { image };
         let sound = image + DATA + PAGE + 0x40 + random.below(400) * 8;
         let is_wild = index % (POINTERS / WILD) == 3;
         let pointer = if is_wild { wild(&mut random, sound) } else { sound };

@@ -1,6 +1,8 @@
 //! Windows of the current context: which it has, what they show, and when it gives them up.
 
-use super::Tlb;
+use memory::RamOffset;
+
+use super::{Kind, Tlb};
 use crate::cache::windows::Shown;
 
 /// Pages a context may miss in its windows beside those that its samples allow.
@@ -135,6 +137,17 @@ impl Tlb {
     /// What is shown at a linear page.
     pub(crate) fn shown(&self, page: u64) -> Option<Shown> {
         self.windows.at(self.current, page)
+    }
+
+    /// Eight bytes of the guest's memory, where they were read lately; nothing happens if not.
+    pub(crate) fn peek(&self, linear: u64) -> Option<u64> {
+        let shown = || {
+            let within = linear & 0xfff;
+            let page = self.shown(linear & !0xfff).filter(|_| within <= 0xff8)?;
+            Some(RamOffset(page.ram << 12 | within))
+        };
+        let place = self.lookup(Kind::Read, linear, 8).or_else(shown)?;
+        Some(self.windows.memory().load(place))
     }
 
     /// Shows a run of pages; false if the host has no room.

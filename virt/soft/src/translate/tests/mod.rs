@@ -3,6 +3,7 @@
 mod asm;
 mod flags;
 mod flat;
+mod forecast;
 mod group;
 mod values;
 

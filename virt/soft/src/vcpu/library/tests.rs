@@ -59,6 +59,7 @@ impl World {
             second_page: None,
             gates,
             entry: None,
+            registers: None,
             path: None,
             closes: false,
             pages: &[],
