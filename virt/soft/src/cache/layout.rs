@@ -42,8 +42,11 @@ pub(crate) const PRIVATE: usize = TLB + TLB_ENTRIES * TLB_ENTRY;
 
 /// Entries of the jump cache.
 pub(crate) const JUMP_ENTRIES: usize = 65536;
-/// An address's entry: its low 16 bits plus those this far up.
+/// An address's entry: itself plus its bits this far up, ...
 pub(crate) const JUMP_SHIFT: u8 = 16;
+/// ... without so many low bits: where calls come back to lies close together but seldom closer than a
+/// call is long, and what lies together shares lines of the host's caches.
+pub(crate) const JUMP_GRAIN: u8 = 2;
 /// Where the jump cache begins.
 pub(crate) const JUMPS: usize = PRIVATE + 64;
 

@@ -2,7 +2,7 @@
 //!
 //! Registers are numbers in encoding order. Nothing here knows about guests but where jumps are looked up.
 
-use crate::cache::layout::JUMP_SHIFT;
+use crate::cache::layout::{JUMP_GRAIN, JUMP_SHIFT};
 
 /// A memory operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -464,6 +464,7 @@ impl Asm {
     pub(crate) fn jump_entry(&mut self, register: u8, address: u8) {
         self.shr(register, JUMP_SHIFT);
         self.rr(false, &[0x01], address, register);
+        self.shr(register, JUMP_GRAIN);
         self.rr(false, &[0x0f, 0xb7], register, register);
         self.shl(register, 4);
     }

@@ -7,6 +7,7 @@
 //! mov   gs:[TEMP], rcx
 //! rorx  r11, r10, 16             the target's entry, ...
 //! lea   ecx, [r10 + r11]
+//! rorx  rcx, rcx, 2
 //! movzx ecx, cx
 //! rorx  r11, r9, 48              0 while there is a budget, else 65535
 //! movzx r11d, r11w
@@ -26,7 +27,7 @@ use super::facts::Fact;
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::site::SiteKind;
-use crate::cache::layout::{JUMP_SHIFT, JUMPS};
+use crate::cache::layout::{JUMP_GRAIN, JUMP_SHIFT, JUMPS};
 use crate::cache::state::at;
 
 /// Where the guest's RCX is meanwhile.
@@ -179,6 +180,7 @@ fn budget_to_rcx(asm: &mut Asm) {
 fn jump_entry_to_rcx(asm: &mut Asm) {
     asm.rorx(S1, S0, JUMP_SHIFT);
     asm.lea(false, RCX, Some(S0), Some((S1, 0)), 0);
+    asm.rorx(RCX, RCX, JUMP_GRAIN);
     asm.rr(false, &[0x0f, 0xb7], RCX, RCX);
 }
 

@@ -11,12 +11,12 @@ use std::ops::{Range, RangeInclusive};
 
 use super::Tlb;
 use crate::cache::area::JumpEntry;
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_SHIFT};
+use crate::cache::layout::{JUMP_ENTRIES, JUMP_GRAIN, JUMP_SHIFT};
 use crate::cache::state::NativeState;
 
 #[inline(always)]
 fn jump_slot(linear: u64) -> usize {
-    linear.wrapping_add(linear >> JUMP_SHIFT) as usize % JUMP_ENTRIES
+    (linear.wrapping_add(linear >> JUMP_SHIFT) >> JUMP_GRAIN) as usize % JUMP_ENTRIES
 }
 
 /// The entries that may hold an address's jump, the likelier one first.
