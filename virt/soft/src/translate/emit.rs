@@ -5,7 +5,7 @@ use iced_x86::{Decoder, Encoder, Instruction, InstructionInfoFactory};
 use super::asm::{Asm, Hole, cond};
 use super::facts::{DECODING, Fact, Gates, Kind, examine};
 use super::flags::{Place, Recipe, serves};
-use super::forecast::{Stretch, foresee, keep_chained};
+use super::forecast::{Stretch, foresee, note_chains};
 use super::group::{self, Groups};
 use super::late::Late;
 use super::leads::Leads;
@@ -218,7 +218,7 @@ pub(crate) fn translate(
     };
     if source.gates.windows {
         let closes = source.path.is_some() && path::closes(source, facts);
-        keep_chained(facts, closes);
+        note_chains(facts, closes);
     }
     let grouped = source.gates.grouped && !source.gates.windows;
     let groups = if grouped { group::find(facts) } else { Groups::default() };

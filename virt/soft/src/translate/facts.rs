@@ -131,6 +131,8 @@ pub(crate) struct Fact {
     pub(crate) access: Option<MemoryAccess>,
     /// Where that probably is.
     pub(super) stretch: Option<Stretch>,
+    /// The address comes out of memory itself.
+    pub(super) is_chained: bool,
     /// General registers written.
     pub(crate) writes: u16,
     /// Taken registers among the operands whose value must be there before: all but those of
@@ -187,6 +189,7 @@ pub(crate) fn examine(
         kind: Kind::Interpret,
         access: None,
         stretch: None,
+        is_chained: false,
         writes: 0,
         loads: 0,
         word,

@@ -49,17 +49,14 @@ pub(super) fn foresee(
     }
 }
 
-/// Forgets the stretches of operands whose addresses are known early, which are looked up in time: what is left are
-/// those whose address comes out of memory itself.
-pub(super) fn keep_chained(facts: &mut [Fact], closes: bool) {
+/// Notes which operands' addresses come out of memory themselves: the others' are known early, and looked up in time.
+pub(super) fn note_chains(facts: &mut [Fact], closes: bool) {
     let mut loaded = 0;
     if closes {
         facts.iter().for_each(|fact| follow_loads(fact, &mut loaded));
     }
     for fact in facts {
-        if sources(&fact.ins) & loaded == 0 {
-            fact.stretch = None;
-        }
+        fact.is_chained = sources(&fact.ins) & loaded != 0;
         follow_loads(fact, &mut loaded);
     }
 }

@@ -40,6 +40,8 @@ pub(super) enum Data {
     Led(i32),
     /// [S0 + index * 2^scale + disp]; S1 is free.
     Scaled((u8, u8), i32),
+    /// [S1 + index * 2^scale + disp]
+    Table((u8, u8), i32),
 }
 
 impl Data {
@@ -51,6 +53,7 @@ impl Data {
             Self::Sum(base, disp) => Mem::Sum(base, S1, disp),
             Self::Led(disp) => Mem::Base(S1, disp),
             Self::Scaled(index, disp) => Mem::Scaled(S0, index, disp),
+            Self::Table(index, disp) => Mem::Scaled(S1, index, disp),
         }
     }
 }
@@ -138,6 +141,7 @@ impl Emitter<'_> {
             Data::Pair => self.join_address(),
             Data::Sum(base, disp) => self.asm.lea(true, S0, Some(base), Some((S1, 0)), disp),
             Data::Led(disp) => self.asm.lea(true, S0, Some(S1), None, disp),
+            Data::Table(index, disp) => self.asm.lea(true, S0, Some(S1), Some(index), disp),
             Data::At(_) | Data::Scaled(..) => return data,
         }
         Data::At(0)

@@ -36,6 +36,9 @@ impl Emitter<'_> {
                 // S0 is free as well, and S1 leads to the window of what follows, too.
                 (Some(stand), Data::Sum(base, _)) if base != S0 && !wants_flags => stand.1 = S0,
                 (Some(stand), Data::Led(_)) if !wants_flags => stand.1 = S0,
+                (Some(stand), Data::Table((index, _), _)) if index != S0 && !wants_flags => {
+                    stand.1 = S0;
+                }
                 (None, _) if !wants_flags => {}
                 _ => data = self.free_s1(data),
             }
@@ -271,6 +274,7 @@ fn point(ins: &mut Instruction, data: Data) {
         Data::Sum(base, disp) => (base, sized(S1, 8), 0, disp),
         Data::Led(disp) => (S1, Register::None, 0, disp),
         Data::Scaled((index, scale), disp) => (S0, sized(index, 8), scale, disp),
+        Data::Table((index, scale), disp) => (S1, sized(index, 8), scale, disp),
     };
     ins.set_segment_prefix(Register::None);
     ins.set_memory_base(sized(base, 8));

@@ -160,7 +160,7 @@ fn known_width(fact: &Fact, widths: &[u8; 16]) -> Option<(usize, u8)> {
     match (ins.mnemonic(), size) {
         (M::Movzx, 4 | 8) => return Some((number, extended as u8 * 8 + 1)),
         (M::Movsx | M::Movsxd, 8) => return Some((number, extended as u8 * 8)),
-        (_, 4) => return writes_32_bits(ins).then_some((number, 33)),
+        (_, 4) => return writes_32_bits(ins).then(|| (number, width_of_32_bits(ins))),
         (_, 8) => {}
         _ => return None,
     }
@@ -204,6 +204,19 @@ fn lea_width(ins: &Instruction, widths: &[u8; 16]) -> u8 {
     };
     let index = of(ins.memory_index()) + ins.memory_index_scale().ilog2() as u8;
     of(ins.memory_base()).max(index).max(width_of(ins.memory_displacement64() as i64)) + 2
+}
+
+/// Bits that the result of an instruction fits which writes a 32-bit register.
+fn width_of_32_bits(ins: &Instruction) -> u8 {
+    let immediate = match ins.op1_kind() {
+        OpKind::Register | OpKind::Memory => None,
+        _ => Some(ins.immediate(1) as u32),
+    };
+    match (ins.mnemonic(), immediate) {
+        (Mnemonic::Mov | Mnemonic::And, Some(value)) => width_of(i64::from(value)),
+        (Mnemonic::Shr, Some(count)) => 33 - (count & 31) as u8,
+        _ => 33,
+    }
 }
 
 /// Whether an instruction with a 32-bit register operand surely writes it.

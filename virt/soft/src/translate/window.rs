@@ -28,14 +28,15 @@ impl Emitter<'_> {
     /// register and a displacement.
     pub(super) fn window(&mut self, index: usize, address: Address<'_>, write: bool) -> Data {
         self.slot = self.leads.slot(index, address);
+        let fact = &self.facts[index];
         self.expected = match address {
-            Address::Operand(_) => self.facts[index].stretch.map(|stretch| (index, stretch)),
+            Address::Operand(_) => fact.stretch.filter(|_| fact.is_chained).map(|at| (index, at)),
             _ => None,
         };
         let data = match address {
             Address::Stack(disp) => self.near_register(RSP, disp),
             Address::Frame => self.near_register(RBP, 0),
-            Address::Operand(ins) => self.window_of_operand(ins),
+            Address::Operand(ins) => self.window_of_operand(ins, fact.stretch),
         };
         // The flags may have moved.
         let site = self.site(SiteKind::Window { write }, index);
@@ -59,12 +60,15 @@ impl Emitter<'_> {
         }
     }
 
-    fn window_of_operand(&mut self, ins: &Instruction) -> Data {
+    fn window_of_operand(&mut self, ins: &Instruction, stretch: Option<Stretch>) -> Data {
         if let Some(linear) = self.known_address(ins) {
             return self.known_place(linear);
         }
         let disp = ins.memory_displacement64() as i32;
         let plain = !matches!(ins.memory_segment(), Register::FS | Register::GS);
+        if plain && let Some(data) = self.window_of_table(ins, stretch) {
+            return data;
+        }
         let base = ins.memory_base();
         if plain && ins.memory_index() == Register::None && base.is_gpr64() {
             let number = base.number() as u8;
@@ -131,6 +135,35 @@ impl Emitter<'_> {
         self.lead(from, Some(value), 0);
         self.asm.lea(true, S0, Some(from), Some((S1, 0)), 0);
         Some(Data::Scaled((index, scale), ins.memory_displacement64() as i32))
+    }
+
+    /// An operand whose register is known to hold a small number, so that the displacement's window serves: an element of a
+    /// table at a known place.
+    fn window_of_table(&mut self, ins: &Instruction, stretch: Option<Stretch>) -> Option<Data> {
+        let (register, scale) = match (ins.memory_base(), ins.memory_index()) {
+            (Register::None, index) => (index, ins.memory_index_scale().ilog2() as u8),
+            (base, Register::None) => (base, 0),
+            _ => return None,
+        };
+        if !register.is_gpr64() || register == Register::RSP {
+            return None;
+        }
+        let (number, disp) = (register.number() as u8, ins.memory_displacement64() as i32);
+        let table = i64::from(disp) as u64;
+        let bits = self.values.width(number) + scale;
+        let is_there = stretch.map(|stretch| stretch == (table >> 32) as u32);
+        // What fits in more bits may be an address, and what is in front of a table at 0 another one.
+        let is_element = bits < 32 && disp >= 0 && is_there != Some(false)
+            || bits <= INDEX_BITS && is_there == Some(true);
+        if !is_element {
+            return None;
+        }
+        let index = if is_taken(number) { S0 } else { number };
+        if index == S0 {
+            self.load_taken(S0, number);
+        }
+        self.lead_to_known(table);
+        Some(Data::Table((index, scale), disp))
     }
 
     fn near_register(&mut self, register: u8, disp: i32) -> Data {
@@ -218,19 +251,23 @@ impl Emitter<'_> {
     }
 
     fn known_place(&mut self, linear: u64) -> Data {
-        let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
-        let short = i32::try_from(linear as i64).ok();
-        if !self.leads_from(value) {
-            let entry = WINDOWS + window_entry((linear >> 32) as u16) * 8;
-            self.asm.load(S1, Mem::Gs(entry as i32));
-            self.hold(value);
-        }
-        match short {
+        self.lead_to_known(linear);
+        match i32::try_from(linear as i64).ok() {
             Some(disp) => Data::Led(disp),
             None => {
                 self.asm.constant(S0, linear);
                 Data::Sum(S0, 0)
             }
+        }
+    }
+
+    /// S1 = what leads from a known address to its window.
+    fn lead_to_known(&mut self, linear: u64) {
+        let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
+        if !self.leads_from(value) {
+            let entry = WINDOWS + window_entry((linear >> 32) as u16) * 8;
+            self.asm.load(S1, Mem::Gs(entry as i32));
+            self.hold(value);
         }
     }
 }

@@ -80,6 +80,7 @@ mod tests {
 
     use super::super::Kind;
     use super::*;
+    use crate::cache::layout::JUMP_GRAIN;
 
     fn user(space: u64) -> Context {
         Context { cr3: space << 12, user: true, cr4: 1 << 17, ..Context::default() }
@@ -88,7 +89,8 @@ mod tests {
     /// As many jumps as fill a jump cache.
     fn run_much(tlb: &mut Tlb, code: u64) {
         for page in 0..JUMP_PAGES as u64 {
-            tlb.set_jump(page << ENTRIES_BITS, page >> 4, code + page);
+            let linear = page << (ENTRIES_BITS + u32::from(JUMP_GRAIN));
+            tlb.set_jump(linear, linear >> 12, code + page);
         }
     }
 
@@ -109,17 +111,17 @@ mod tests {
         }
         let kept = |tlb: &Tlb, space| tlb.contexts.iter().any(|at| at.key == Some(user(space)));
         assert!(kept(&tlb, 1) && kept(&tlb, 12) && !kept(&tlb, 2));
-        assert_eq!(tlb.jump(0x300), Some((1 << 32) + 3), "what is used stays");
+        assert_eq!(tlb.jump(0xc00), Some((1 << 32) + 3), "what is used stays");
         // Back again, it knows nothing of before, and works.
         tlb.switch(&user(2));
-        assert_eq!((tlb.jump(0x300), tlb.lookup(Kind::Read, 0x7000, 1)), (None, None));
+        assert_eq!((tlb.jump(0xc00), tlb.lookup(Kind::Read, 0x7000, 1)), (None, None));
         assert!(
             tlb.areas.links_mut(tlb.current)[..1000].iter().zip(0x5000..).all(|(a, b)| *a == b)
         );
         assert_eq!(tlb.jump(0), None);
         tlb.insert(Kind::Read, 0x7000, RamOffset(0x9000), 4096, false);
         run_much(&mut tlb, 5);
-        assert_eq!(tlb.jump(0x300), Some(8));
+        assert_eq!(tlb.jump(0xc00), Some(8));
         assert_eq!(tlb.lookup(Kind::Read, 0x7000, 1), Some(RamOffset(0x9000)));
     }
 
@@ -134,8 +136,8 @@ mod tests {
         tlb.switch(&user(1));
         run_much(&mut tlb, 6);
         tlb.switch(&kernel);
-        assert_eq!(tlb.jump(0x300), Some(8));
+        assert_eq!(tlb.jump(0xc00), Some(8));
         tlb.switch(&user(1));
-        assert_eq!(tlb.jump(0x300), Some(9));
+        assert_eq!(tlb.jump(0xc00), Some(9));
     }
 }

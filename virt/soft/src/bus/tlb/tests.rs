@@ -79,7 +79,7 @@ fn empty_slots_never_match() {
 }
 
 /// Addresses whose jumps have the same first place.
-const ALIKE: [u64; 3] = [0x40_1000, 0x41_0fff, 0x42_0ffe];
+const ALIKE: [u64; 3] = [0x40_1000, 0x44_0ffc, 0x48_0ff8];
 
 #[test]
 fn jumps_with_one_place_are_found_and_forgotten_in_both() {
@@ -113,10 +113,10 @@ fn jumps_with_one_place_are_found_and_forgotten_in_both() {
 fn a_jump_makes_way_only_where_none_is_at_home() {
     let mut tlb = tlb();
     tlb.switch(&context(0x1001, true));
-    tlb.set_jump(ALIKE[0] + 1, 1, 0x5000);
+    tlb.set_jump(ALIKE[0] + 4, 1, 0x5000);
     tlb.set_jump(ALIKE[0], 1, 0x1000);
     tlb.set_jump(ALIKE[1], 2, 0x1001);
-    assert_eq!(tlb.jump(ALIKE[0] + 1), Some(0x5000));
+    assert_eq!(tlb.jump(ALIKE[0] + 4), Some(0x5000));
     assert_eq!(tlb.jump(ALIKE[0]), None);
     assert_eq!(tlb.jump(ALIKE[1]), Some(0x1001));
 }

@@ -5,7 +5,7 @@ use iced_x86::{Decoder, IcedError, Instruction, Mnemonic, Register};
 
 use super::super::emit::{Draft, Numbers, Source, Tools, translate};
 use super::super::facts::{DECODING, Gates};
-use super::super::forecast::{foresee, keep_chained, stretch};
+use super::super::forecast::{foresee, note_chains, stretch};
 use super::super::stubs::Stubs;
 use super::facts;
 use crate::cache::layout::{WINDOWS, WINDOWS_MIDDLE, window_entry};
@@ -71,9 +71,8 @@ fn a_path_s_operands_are_where_their_registers_were() {
 fn only_addresses_out_of_memory_are_expected_somewhere() {
     let chained = |closes, body: fn(&mut CodeAssembler) -> Result<(), IcedError>| {
         let mut facts = facts(body);
-        facts.iter_mut().for_each(|fact| fact.stretch = fact.access.map(|_| 1));
-        keep_chained(&mut facts, closes);
-        facts.iter().map(|fact| fact.stretch.is_some()).collect::<Vec<_>>()
+        note_chains(&mut facts, closes);
+        facts.iter().map(|fact| fact.is_chained).collect::<Vec<_>>()
     };
     let table = |asm: &mut CodeAssembler| {
         asm.mov(rax, qword_ptr(rbx + rcx * 8))?;
@@ -91,12 +90,12 @@ fn only_addresses_out_of_memory_are_expected_somewhere() {
     assert_eq!(chained(true, list), [true, true]);
 }
 
-/// The code of a block that loads a pointer from [RBX] and what is there, in line and out of line.
-fn chain() -> (Draft, Vec<Instruction>, Vec<Instruction>) {
+/// A block's code through windows, in line and out of line.
+fn emitted(
+    body: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> (Draft, Vec<Instruction>, Vec<Instruction>) {
     let mut asm = CodeAssembler::new(64).expect("64-bit code");
-    asm.cmp(rsi, rdi).expect("valid");
-    asm.mov(rax, qword_ptr(rbx)).expect("valid");
-    asm.mov(rcx, qword_ptr(rax + 8)).expect("valid");
+    body(&mut asm).expect("valid instructions");
     asm.ud2().expect("valid");
     let bytes = asm.assemble(0).expect("it can be encoded");
     let mut registers = [0; 16];
@@ -133,7 +132,11 @@ fn chain() -> (Draft, Vec<Instruction>, Vec<Instruction>) {
 
 #[test]
 fn a_pointer_that_was_loaded_is_compared_and_looked_up_where_it_is_elsewhere() {
-    let (draft, line, cold) = chain();
+    let (draft, line, cold) = emitted(|asm| {
+        asm.cmp(rsi, rdi)?;
+        asm.mov(rax, qword_ptr(rbx))?;
+        asm.mov(rcx, qword_ptr(rax + 8))
+    });
     let at = |ip: u64| {
         let at = cold.iter().position(|ins| ins.ip() == ip).expect("an instruction out of line");
         &cold[at..]
@@ -158,4 +161,30 @@ fn a_pointer_that_was_loaded_is_compared_and_looked_up_where_it_is_elsewhere() {
     // [RBX] is known early: it is looked up.
     let count = line.iter().filter(|ins| ins.memory_index() == Register::R11D).count();
     assert_eq!(count, 1);
+}
+
+#[test]
+fn elements_of_tables_at_known_places_need_no_look_up() {
+    let elements = |body: fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+        let (_, line, _) = emitted(body);
+        let led = line.iter().filter(|ins| ins.memory_base() == Register::R11);
+        let led = led.map(|ins| (ins.memory_index(), ins.memory_displacement64())).collect();
+        let looked_up = line.iter().any(|ins| ins.memory_index() == Register::R11D);
+        (led, looked_up)
+    };
+    let found: (Vec<_>, bool) = elements(|asm| {
+        asm.movzx(ecx, al)?;
+        asm.mov(rdx, qword_ptr(rcx * 8 + 0x73_af00))?;
+        asm.mov(esi, 0x40_0000)?;
+        asm.mov(r9, qword_ptr(rsi + 0x10))
+    });
+    assert_eq!(found, (vec![(Register::RCX, 0x73_af00), (Register::RSI, 0x10)], false));
+    // In front of the table, or so far behind it that it may be another one.
+    let (led, looked_up) = elements(|asm| {
+        asm.movzx(ecx, al)?;
+        asm.mov(rdx, qword_ptr(rcx - 8))?;
+        asm.mov(edx, edx)?;
+        asm.mov(rsi, qword_ptr(rdx * 8 + 0x73_af00))
+    });
+    assert_eq!((led, looked_up), (vec![], true));
 }

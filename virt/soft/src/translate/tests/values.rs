@@ -21,7 +21,10 @@ fn results_of_32_bits_and_what_is_made_from_them_are_narrow() {
     assert_eq!(width(|asm| asm.movsx(rcx, ax)), 16);
     assert_eq!(width(|asm| asm.mov(rcx, -129i64)), 9);
     assert_eq!(width(|asm| asm.and(rcx, 0xff)), 9);
-    assert_eq!(width(|asm| asm.shr(ecx, 3)), 33);
+    assert_eq!(width(|asm| asm.shr(ecx, 3)), 30);
+    assert_eq!(width(|asm| asm.and(ecx, 0x7f)), 8);
+    assert_eq!(width(|asm| asm.and(ecx, -1)), 33);
+    assert_eq!(width(|asm| asm.mov(ecx, 0x73_ad00)), 24);
     assert_eq!(width(|asm| asm.shr(rcx, 40)), 25);
     let sum = |asm: &mut CodeAssembler| {
         asm.mov(ecx, dword_ptr(rax))?;
