@@ -99,7 +99,7 @@ struct TlbContext {
     /// A flush came: `code` must be walked again before translated code runs.
     stale: bool,
     /// Jump-cache entries in use.
-    jumps: Vec<u16>,
+    jumps: Vec<u32>,
     /// Linear addresses that link slots in use lead to, with the slots.
     links: BTreeSet<(u64, u32)>,
     /// Code that holds only while several linear pages are what they were: its host address.

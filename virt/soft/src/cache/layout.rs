@@ -6,6 +6,7 @@
 //! PRIVATE    what only this context has: the victims' generation
 //! JUMPS      65536 entries of 16 bytes: linear address, host code
 //!            (as many that stay empty)
+//!            65536 second entries for the same addresses
 //! LINKS      host code for each branch that leaves its page
 //! VICTIMS    4096 entries like the TLB's, tags with the generation in their low bits
 //!            4 MiB that are never accessible
@@ -40,9 +41,14 @@ pub(crate) const TLB_HOST: usize = 24;
 /// What only this context has.
 pub(crate) const PRIVATE: usize = TLB + TLB_ENTRIES * TLB_ENTRY;
 
+/// Places that addresses have in the jump cache.
+pub(crate) const JUMP_PLACES: usize = 65536;
+/// From a place's first entry to its second. Between them as many entries stay empty: they are looked at
+/// where the budget is spent.
+pub(crate) const JUMP_SECOND: usize = 2 * JUMP_PLACES;
 /// Entries of the jump cache.
-pub(crate) const JUMP_ENTRIES: usize = 65536;
-/// An address's entry: itself plus its bits this far up, ...
+pub(crate) const JUMP_ENTRIES: usize = 3 * JUMP_PLACES;
+/// An address's place: itself plus its bits this far up, ...
 pub(crate) const JUMP_SHIFT: u8 = 16;
 /// ... without so many low bits: where calls come back to lies close together but seldom closer than a
 /// call is long, and what lies together shares lines of the host's caches.
@@ -50,9 +56,8 @@ pub(crate) const JUMP_GRAIN: u8 = 2;
 /// Where the jump cache begins.
 pub(crate) const JUMPS: usize = PRIVATE + 64;
 
-/// Where link slots begin. Behind the jump cache as many entries stay empty: they are looked at
-/// where the budget is spent.
-pub(crate) const LINKS: usize = JUMPS + 2 * JUMP_ENTRIES * 16;
+/// Where link slots begin.
+pub(crate) const LINKS: usize = JUMPS + JUMP_ENTRIES * 16;
 /// Branches that can have one: in big programs every 320 bytes of code that runs often (measured in
 /// cc1 and Linux), and more would leave code memory unused.
 pub(crate) const LINK_SLOTS: usize = 1 << 17;

@@ -19,7 +19,7 @@
 //! jrcxz known
 //! ```
 //!
-//! What is not there may be in the entry behind it, which code that all blocks share looks at.
+//! What is not there may be in the place's second entry, which code that all blocks share looks at.
 
 use super::asm::{Asm, Hole, Mem};
 use super::emit::{Emitter, Stub};
@@ -27,7 +27,7 @@ use super::facts::Fact;
 use super::flags::{Place, serves};
 use super::registers::{BUDGET, RCX, S0, S1};
 use super::site::SiteKind;
-use crate::cache::layout::{JUMP_GRAIN, JUMP_SHIFT, JUMPS};
+use crate::cache::layout::{JUMP_GRAIN, JUMP_SECOND, JUMP_SHIFT, JUMPS};
 use crate::cache::state::at;
 
 /// Where the guest's RCX is meanwhile.
@@ -200,10 +200,11 @@ pub(super) fn look_again(asm: &mut Asm, leave_native: u32) {
     let spent = asm.jump_unless_rcx_is_0();
     jump_entry_to_rcx(asm);
     asm.lea(true, S1, Some(RCX), Some((RCX, 0)), 0);
-    difference_to_rcx(asm, JUMPS as i32 + 16);
+    let second = (JUMPS + JUMP_SECOND * 16) as i32;
+    difference_to_rcx(asm, second);
     let unknown = asm.jump_unless_rcx_is_0();
     asm.load(RCX, Mem::Gs(at::TEMP));
-    asm.jmp_mem(Mem::Table(S1, JUMPS as i32 + 24));
+    asm.jmp_mem(Mem::Table(S1, second + 8));
     asm.land(spent);
     asm.land(unknown);
     asm.load(RCX, Mem::Gs(at::TEMP));

@@ -1,8 +1,8 @@
 //! Jumps and links of translated code, by context: where a linear address's code lies, and what each
 //! branch beyond its page leads to.
 //!
-//! A jump has two places in the cache: its own, and the next one, to which it makes way when another
-//! comes that has the same. Code looks at the first in line, and at the second before it leaves.
+//! A place in the cache has two entries: a jump makes way to the second when another one comes that has the same
+//! place. Code looks at the first in line, and at the second before it leaves.
 //!
 //! Invariant: an address's jump and links lead to code of the page of RAM that `TlbContext::code`
 //! says is there, so what leads to a page's code is found by the page.
@@ -11,24 +11,20 @@ use std::ops::{Range, RangeInclusive};
 
 use super::Tlb;
 use crate::cache::area::JumpEntry;
-use crate::cache::layout::{JUMP_ENTRIES, JUMP_GRAIN, JUMP_SHIFT};
+use crate::cache::layout::{JUMP_GRAIN, JUMP_PLACES, JUMP_SECOND, JUMP_SHIFT};
 use crate::cache::state::NativeState;
-
-#[inline(always)]
-fn jump_slot(linear: u64) -> usize {
-    (linear.wrapping_add(linear >> JUMP_SHIFT) >> JUMP_GRAIN) as usize % JUMP_ENTRIES
-}
 
 /// The entries that may hold an address's jump, the likelier one first.
 #[inline(always)]
-fn places(linear: u64) -> [Option<usize>; 2] {
-    let first = jump_slot(linear);
-    [Some(first), Some(first + 1).filter(|&second| second < JUMP_ENTRIES)]
+fn entries(linear: u64) -> [usize; 2] {
+    let sum = linear.wrapping_add(linear >> JUMP_SHIFT);
+    let place = (sum >> JUMP_GRAIN) as usize % JUMP_PLACES;
+    [place, place + JUMP_SECOND]
 }
 
-/// The entries in which a zero would be an address of theirs: address 0 has the first two, and is
+/// The entries in which a zero would be an address of theirs: address 0 has the first place, and is
 /// looked for in the last as well where the budget is spent.
-pub(super) const NOT_ZERO: [usize; 3] = [0, 1, JUMP_ENTRIES - 1];
+pub(super) const NOT_ZERO: [usize; 3] = [0, JUMP_PLACES - 1, JUMP_SECOND];
 
 /// An address that none of these is looked at for.
 const ELSEWHERE: u64 = 0x8000;
@@ -37,6 +33,11 @@ const ELSEWHERE: u64 = 0x8000;
 pub(super) fn no_jump(place: usize) -> JumpEntry {
     let linear = if NOT_ZERO.contains(&place) { ELSEWHERE } else { 0 };
     JumpEntry { linear, code: 0 }
+}
+
+/// Whether a place's first entry holds a jump that was not forgotten.
+fn is_live(entry: &JumpEntry, first: usize) -> bool {
+    entry.code != 0 && entries(entry.linear)[0] == first
 }
 
 /// The slots that lead to a linear address, among a context's links.
@@ -66,13 +67,15 @@ impl Tlb {
     #[inline]
     pub(crate) fn jump(&mut self, linear: u64) -> Option<u64> {
         let jumps = self.areas.jumps(self.current);
-        let [Some(first), second] = places(linear) else { unreachable!("the first is there") };
+        let [first, second] = entries(linear);
         if jumps[first].linear == linear {
             return Some(jumps[first].code);
         }
-        let second = second.filter(|&place| jumps[place].linear == linear)?;
+        if jumps[second].linear != linear {
+            return None;
+        }
         let (before, jump) = (jumps[first], jumps[second]);
-        if self.is_at_home(first) {
+        if is_live(&before, first) {
             self.areas.jumps_mut(self.current)[second] = before;
         }
         self.put_jump(first, jump);
@@ -82,31 +85,20 @@ impl Tlb {
     /// Remembers translated code for a linear address.
     pub(crate) fn set_jump(&mut self, linear: u64, ram_page: u64, code: u64) {
         self.code_runs_at(linear & !0xfff, ram_page);
-        let [Some(place), second] = places(linear) else { unreachable!("the first is there") };
-        let before = self.areas.jumps(self.current)[place];
-        let makes_way = before.code != 0 && before.linear != linear;
-        if makes_way
-            && jump_slot(before.linear) == place
-            && let Some(second) = second
-            && !self.is_at_home(second)
-        {
+        let [first, second] = entries(linear);
+        let before = self.areas.jumps(self.current)[first];
+        if is_live(&before, first) && before.linear != linear {
             self.put_jump(second, before);
         }
-        self.put_jump(place, JumpEntry { linear, code });
+        self.put_jump(first, JumpEntry { linear, code });
     }
 
-    /// Whether an entry holds a jump that is looked for there first.
-    fn is_at_home(&self, place: usize) -> bool {
-        let entry = &self.areas.jumps(self.current)[place];
-        entry.code != 0 && jump_slot(entry.linear) == place
-    }
-
-    fn put_jump(&mut self, place: usize, jump: JumpEntry) {
-        let entry = &mut self.areas.jumps_mut(self.current)[place];
+    fn put_jump(&mut self, at: usize, jump: JumpEntry) {
+        let entry = &mut self.areas.jumps_mut(self.current)[at];
         let context = &mut self.contexts[self.current];
         if entry.code == 0 {
-            context.jumps.push(place as u16);
-            self.jump_pages += usize::from(context.touch_jump(place));
+            context.jumps.push(at as u32);
+            self.jump_pages += usize::from(context.touch_jump(at));
         }
         *entry = jump;
     }
@@ -210,8 +202,8 @@ impl Tlb {
     /// Lets the current context's jumps and links to a linear address lead to other code.
     pub(crate) fn redirect(&mut self, linear: u64, from: u64, to: u64) {
         let Self { areas, contexts, current, .. } = self;
-        for place in places(linear).into_iter().flatten() {
-            let entry = &mut areas.jumps_mut(*current)[place];
+        for at in entries(linear) {
+            let entry = &mut areas.jumps_mut(*current)[at];
             if entry.linear == linear && entry.code == from {
                 entry.code = to;
             }
@@ -311,7 +303,7 @@ impl Tlb {
     /// Drops a context's jump and links to code for a linear address.
     fn forget_block(&mut self, index: usize, linear: u64, code: u64) {
         let Self { areas, contexts, unlinked, .. } = self;
-        for place in places(linear).into_iter().flatten() {
+        for place in entries(linear) {
             let entry = &mut areas.jumps_mut(index)[place];
             if entry.linear == linear && entry.code == code {
                 // Still among the entries in use, as its code says: that list is not searched here.
@@ -348,9 +340,9 @@ impl Tlb {
         let mut found = Vec::new();
         for (index, context) in contexts.iter().enumerate() {
             let jumps = context.jumps.iter();
-            let jumps = jumps.map(|&place| (place, &areas.jumps(index)[usize::from(place)]));
-            let used = jumps
-                .filter(|&(place, entry)| places(entry.linear).contains(&Some(usize::from(place))));
+            let jumps = jumps.map(|&place| (place, &areas.jumps(index)[place as usize]));
+            let used =
+                jumps.filter(|&(place, entry)| entries(entry.linear).contains(&(place as usize)));
             found.extend(used.map(|(_, entry)| entry.code));
             let links = context.links.iter();
             let links = links.map(|&(_, slot)| (slot, areas.links_mut(index)[slot as usize]));

@@ -110,15 +110,18 @@ fn jumps_with_one_place_are_found_and_forgotten_in_both() {
 }
 
 #[test]
-fn a_jump_makes_way_only_where_none_is_at_home() {
+fn a_place_holds_two_jumps_and_forgotten_ones_push_none_out() {
     let mut tlb = tlb();
     tlb.switch(&context(0x1001, true));
     tlb.set_jump(ALIKE[0] + 4, 1, 0x5000);
     tlb.set_jump(ALIKE[0], 1, 0x1000);
     tlb.set_jump(ALIKE[1], 2, 0x1001);
-    assert_eq!(tlb.jump(ALIKE[0] + 4), Some(0x5000));
-    assert_eq!(tlb.jump(ALIKE[0]), None);
-    assert_eq!(tlb.jump(ALIKE[1]), Some(0x1001));
+    assert_eq!(tlb.jump(ALIKE[0] + 4), Some(0x5000), "it lies beside them");
+    tlb.forget_blocks(&[(2 << 12 | ALIKE[1] & 0xfff, 0x1001)]);
+    tlb.set_jump(ALIKE[2], 3, 0x1002);
+    assert_eq!(tlb.jump(ALIKE[1]), None);
+    assert_eq!(tlb.jump(ALIKE[2]), Some(0x1002));
+    assert_eq!(tlb.jump(ALIKE[0]), Some(0x1000));
 }
 
 #[test]
