@@ -64,6 +64,7 @@ impl Reservation {
         let at = self.at(offset, length);
         let end = ram.0.checked_add(length);
         assert!(end.is_some_and(|end| end <= memory.size()), "only RAM is shown");
+        let file = memory.file().expect("an engine that shows RAM is given a memfd's");
         let protection =
             if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: replaces pages of our own reservation, into which nothing in Rust points.
@@ -73,7 +74,7 @@ impl Reservation {
                 length as usize,
                 protection,
                 MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
-                memory.file().as_fd(),
+                file.as_fd(),
                 ram.0,
             )?;
         }
@@ -147,5 +148,13 @@ mod tests {
         let memory = GuestMemory::new(&[(GuestPhys(0), 0x10000)]).unwrap();
         let mut space = Reservation::new(0x1_0000).unwrap();
         let _ = space.show(0, &memory, RamOffset(0xf000), 0x2000, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "is given a memfd's")]
+    fn ram_without_a_file_is_not_shown() {
+        let memory = GuestMemory::in_large_pages(&[(GuestPhys(0), 0x10000)]).unwrap();
+        let mut space = Reservation::new(0x1_0000).unwrap();
+        let _ = space.show(0, &memory, RamOffset(0), 0x1000, true);
     }
 }

@@ -1,4 +1,4 @@
-//! Guest RAM: one memfd, one mapping, typed addresses, dirty and code-page tracking.
+//! Guest RAM: one mapping, of a memfd or in the host's large pages, typed addresses, dirty and code-page tracking.
 //!
 //! Invariants: the only mapping of guest RAM that Rust code reads or writes through (a software
 //! CPU can have further views for the code it emits: `Reservation`); every access is bounds-checked;
@@ -7,6 +7,7 @@
 
 mod access;
 mod alias;
+mod held;
 mod mapping;
 mod memory;
 mod release;

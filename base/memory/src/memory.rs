@@ -68,8 +68,29 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// Maps zeroed RAM for `(start, size)` runs: page-aligned, ascending, not overlapping.
+    /// Maps zeroed RAM for `(start, size)` runs: page-aligned, ascending, not overlapping. It is a memfd's, so
+    /// that a [`crate::Reservation`] can show it.
+    ///
+    /// # Errors
+    /// The host gives no memory.
     pub fn new(runs: &[(GuestPhys, u64)]) -> Result<Self, MemoryError> {
+        Self::with(runs, Mapping::of_file)
+    }
+
+    /// The same for an engine that shows RAM nowhere else: without a file, so that the host backs what is used with
+    /// large pages where it has them, else with small ones. A host that accounts for all of such memory
+    /// beforehand (vm.overcommit_memory=2) and has not as much gives a file's.
+    ///
+    /// # Errors
+    /// The host gives no memory.
+    pub fn in_large_pages(runs: &[(GuestPhys, u64)]) -> Result<Self, MemoryError> {
+        Self::with(runs, |len| Mapping::without_file(len).or_else(|_| Mapping::of_file(len)))
+    }
+
+    fn with(
+        runs: &[(GuestPhys, u64)],
+        map: impl FnOnce(usize) -> io::Result<Mapping>,
+    ) -> Result<Self, MemoryError> {
         let mut regions = Vec::with_capacity(runs.len());
         let mut total = 0;
         let mut next_free = 0;
@@ -82,8 +103,8 @@ impl GuestMemory {
             total += size;
             next_free = start.0 + size;
         }
-        let mapping = Mapping::new(total as usize)
-            .map_err(|source| MemoryError::Map { size_bytes: total, source })?;
+        let mapping =
+            map(total as usize).map_err(|source| MemoryError::Map { size_bytes: total, source })?;
         let pages = total / PAGE_SIZE;
         Ok(Self {
             mapping,
@@ -104,9 +125,13 @@ impl GuestMemory {
         self.mapping.len() as u64
     }
 
-    /// The memfd behind RAM; file offset = `RamOffset`.
-    pub fn file(&self) -> &File {
+    /// The memfd behind RAM, if there is one; file offset = `RamOffset`.
+    pub(crate) fn file(&self) -> Option<&File> {
         self.mapping.file()
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
     }
 
     /// Asks the host to hold [`GuestMemory::LARGE_PAGE`] bytes of RAM, which are all in use, in one page
@@ -284,8 +309,8 @@ impl GuestMemory {
     /// for the first time through the mapping, would cost a host fault each.
     fn write_run(&self, offset: RamOffset, from: &[u8]) {
         const LARGE: usize = 256 << 10;
-        let written =
-            from.len() >= LARGE && self.mapping.file().write_all_at(from, offset.0).is_ok();
+        let file = self.file().filter(|_| from.len() >= LARGE);
+        let written = file.is_some_and(|file| file.write_all_at(from, offset.0).is_ok());
         if !written {
             self.write_bytes(offset, from);
         }
@@ -370,7 +395,12 @@ mod tests {
 
     #[test]
     fn large_writes_arrive_in_the_mapping() {
-        let memory = GuestMemory::new(&[(GuestPhys(0), 0x8_0000)]).unwrap();
+        let runs = [(GuestPhys(0), 0x8_0000)];
+        large_writes_arrive(&GuestMemory::new(&runs).unwrap());
+        large_writes_arrive(&GuestMemory::in_large_pages(&runs).unwrap());
+    }
+
+    fn large_writes_arrive(memory: &GuestMemory) {
         let bytes: Vec<u8> = (0..300_000u32).map(|n| (n * 7) as u8).collect();
         memory.write_physical(GuestPhys(123), &bytes).unwrap();
         let mut back = vec![0; bytes.len()];

@@ -1,7 +1,7 @@
 //! Pages of RAM that go back to the host: a guest said that it does not need what they hold.
 //!
 //! Invariant: a released page reads as zero through every mapping from then on (the hole is in the
-//! file behind them all), counts as written, and costs the host nothing until it is touched again.
+//! file behind them all, or there is but one), counts as written, and costs the host nothing until it is touched again.
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
@@ -25,8 +25,15 @@ impl GuestMemory {
             return Ok(0);
         }
         let bytes = (pages.end - pages.start) * PAGE_SIZE;
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(self.file(), flags, pages.start * PAGE_SIZE, bytes)?;
+        match self.file() {
+            Some(file) => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(file, flags, pages.start * PAGE_SIZE, bytes)?;
+            }
+            None => {
+                self.mapping().drop_pages((pages.start * PAGE_SIZE) as usize, bytes as usize)?;
+            }
+        }
         for page in pages.clone() {
             self.dirty().set(page);
         }
@@ -36,14 +43,6 @@ impl GuestMemory {
             self.note_written(page);
         }
         Ok(bytes)
-    }
-
-    /// Bytes of RAM that the host has to hold now.
-    ///
-    /// # Errors
-    /// The host does not say.
-    pub fn held_bytes(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(self.file())?.st_blocks as u64 * 512)
     }
 }
 
@@ -57,14 +56,25 @@ mod tests {
     use crate::alias::Reservation;
 
     fn filled() -> GuestMemory {
-        let memory = GuestMemory::new(&[(GuestPhys(0), 0x8000)]).unwrap();
+        with_bytes(GuestMemory::new(&[(GuestPhys(0), 0x8000)]).unwrap())
+    }
+
+    fn with_bytes(memory: GuestMemory) -> GuestMemory {
         memory.fill(RamOffset(0), 0x8000, 0x55);
         memory
     }
 
     #[test]
     fn whole_pages_become_zero_and_the_host_s() {
-        let memory = filled();
+        become_zero(&filled());
+        // Too little for a large page.
+        let runs = [(GuestPhys(0), 0x8000)];
+        let memory = with_bytes(GuestMemory::in_large_pages(&runs).unwrap());
+        assert!(memory.file().is_none());
+        become_zero(&memory);
+    }
+
+    fn become_zero(memory: &GuestMemory) {
         assert_eq!(memory.held_bytes().unwrap(), 0x8000);
         assert_eq!(memory.release(RamOffset(0x1800), 0x3000).unwrap(), 0x2000);
         assert_eq!(memory.held_bytes().unwrap(), 0x6000);

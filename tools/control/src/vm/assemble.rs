@@ -164,7 +164,11 @@ pub(super) fn assemble(
 ) -> Result<Prepared, RunError> {
     let path = &effective.kernel.path;
     let kernel = Kernel::parse(&files.kernel).map_err(|source| wrong_kernel(path, source))?;
-    let memory = Arc::new(GuestMemory::new(&machine::layout(effective.memory_mib << 20))?);
+    let runs = machine::layout(effective.memory_mib << 20);
+    let memory = Arc::new(match effective.engine.kind {
+        EngineKind::Soft(_) => GuestMemory::new(&runs)?,
+        EngineKind::Kvm => GuestMemory::in_large_pages(&runs)?,
+    });
     let time = effective
         .deterministic
         .as_ref()

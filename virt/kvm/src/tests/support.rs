@@ -91,7 +91,7 @@ pub(super) struct Machine {
 pub(super) fn machine(cpus: u32) -> Option<Machine> {
     let high = HOLE + 0x1_0000;
     let runs = [(GuestPhys(0), HOLE), (GuestPhys(high), RAM - high)];
-    let memory = Arc::new(GuestMemory::new(&runs).unwrap());
+    let memory = Arc::new(GuestMemory::in_large_pages(&runs).unwrap());
     match KvmEngine::new(VmConfig { memory: memory.clone(), cpus }) {
         Ok(engine) => Some(Machine { engine: Arc::new(engine), memory }),
         Err(
