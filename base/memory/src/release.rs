@@ -1,7 +1,8 @@
 //! Pages of RAM that go back to the host: a guest said that it does not need what they hold.
 //!
 //! Invariant: a released page reads as zero through every mapping from then on (the hole is in the
-//! file behind them all, or there is but one), counts as written, and costs the host nothing until it is touched again.
+//! file behind them all, or there is but one), counts as written, and costs the host nothing until it is touched again;
+//! or, if it is a part of a large page of RAM without a file, until the host makes that whole again (khugepaged).
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};

@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(memory.release_zeros().unwrap(), LARGE + 0x4000);
         assert_eq!(memory.held_bytes().unwrap(), 4 * LARGE - 0x4000);
         let (bytes, flags) = large_pages(&memory);
+        assert!(flags.iter().all(|flags| flags.contains(" dc")), "no child gets it: {flags:?}");
         assert_eq!(bytes, 2 * LARGE, "the fourth and the fifth");
         let small: Vec<bool> = flags.iter().map(|flags| flags.contains(" nh")).collect();
         assert_eq!(small, [true, false, true, false], "{flags:?}");
