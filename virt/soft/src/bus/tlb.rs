@@ -41,7 +41,7 @@ use windows::Worth;
 const CONTEXTS: usize = 16;
 /// What the tables of a VM's contexts may take before those that were not current for the longest time
 /// give theirs up; so much of it each vCPU may have in any case.
-const TABLES_MIB: usize = 32;
+const TABLES_MIB: usize = 20;
 const LEAST_TABLES_MIB: usize = 6;
 /// A context that stays empty, for when every access must take the slow path.
 const BLIND: usize = CONTEXTS;
