@@ -212,8 +212,14 @@ impl Emitter<'_> {
         self.asm.rorx(S1, register, 32);
         self.asm.alu_imm(false, Alu::Cmp, S1, stretch as i32);
         let from = self.asm.jcc(cond::NOT_EQUAL);
-        self.asm.load(S1, Mem::Gs((WINDOWS + window_entry(stretch as u16) * 8) as i32));
+        self.load_entry(stretch);
         self.stubs.push(Stub::LookUp { from, back: self.asm.here() });
+    }
+
+    /// S1 = the table's entry for a known stretch.
+    fn load_entry(&mut self, stretch: Stretch) {
+        let entry = WINDOWS + window_entry(stretch as u16) * 8;
+        self.asm.load(S1, Mem::Gs(entry as i32));
     }
 
     /// Whether a comparison of ours before an instruction costs no more than one of the guest's made again.
@@ -265,8 +271,7 @@ impl Emitter<'_> {
     fn lead_to_known(&mut self, linear: u64) {
         let value = Some(Value { symbol: super::values::RIP, offset: linear as i64 });
         if !self.leads_from(value) {
-            let entry = WINDOWS + window_entry((linear >> 32) as u16) * 8;
-            self.asm.load(S1, Mem::Gs(entry as i32));
+            self.load_entry((linear >> 32) as u32);
             self.hold(value);
         }
     }
